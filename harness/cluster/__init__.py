@@ -1,0 +1,1 @@
+"""Which jobs run where, each in a process of its own, and how their outcomes become a report."""

@@ -1,0 +1,202 @@
+"""One task, one fresh process, one deadline: what goes wrong in it is told, and goes no further.
+
+What this contains: crashes, hangs (signals ignored or not), memory running out, floods of output, children left behind.
+What it does not: a benchmark that means harm. A plug-in is code run as the user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, Self
+
+from harness.errors import FailureError
+from harness.model import FailureKind
+
+__all__ = ["Ended", "Nursery", "child_environment"]
+
+_TAIL = 8 << 10
+_START_S = 120.0
+_MAX_RESULT = 64 << 20
+_SECRET = ("RAY_", "AWS_", "HARNESS_KEY")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a task ended."""
+
+    how: Literal["ok"] | FailureKind
+    result: bytes
+    why: str
+    elapsed_s: float
+
+
+def child_environment() -> dict[str, str]:
+    """Return this environment without secrets and without Ray, with the paths that make the same modules importable.
+
+    Numba's cache goes to a folder named after our own sources: its index knows when the file of a kernel changed, not when
+    something the kernel calls did.
+    """
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET)}
+    kept["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    kept["CUDA_MODULE_LOADING"] = "EAGER"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    kept.setdefault("NUMBA_CACHE_DIR", str(root / "harness" / "numba" / _sources_key()))
+    return kept
+
+
+def _sources_key() -> str:
+    package = Path(__file__).parent.parent
+    stats = [(str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(package.rglob("*.py"))]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
+
+
+class Nursery:
+    """Runs tasks one at a time, each in a process forked from a clean one. Use it as a context, from one thread."""
+
+    def __init__(self, preload: Sequence[str] = ("harness.cluster.task",)) -> None:
+        self._preload = preload
+        self._sock: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the nursery and whatever it still runs."""
+        if self._sock:
+            self._sock.close()
+        if self._process:
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._sock = self._process = None
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, tempfile.TemporaryFile() as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "harness.cluster.nursery", str(theirs.fileno()), ",".join(self._preload)],
+                pass_fds=[theirs.fileno()],
+                env=child_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,  # Ctrl-C is for us to answer
+            )
+            theirs.close()
+            self._sock = ours
+            if _receive(ours, time.monotonic() + _START_S) is None:
+                why = _tail(log) or "it did not answer"
+                self.close()
+                msg = f"cannot start a process to measure in: {why}"
+                raise FailureError(msg)
+        return ours
+
+    def run(self, task: bytes, *, deadline_s: float, env: Mapping[str, str] | None = None) -> Ended:
+        """Run one task. Never raises for what happens inside it.
+
+        Raises:
+            FailureError: no process could be started at all.
+        """
+        sock = self._sock or self._start()
+        began = time.monotonic()
+        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as log:
+            asked.write(task)
+            asked.seek(0)
+            reader, writer = os.pipe()
+            with os.fdopen(reader, "rb", buffering=0) as pipe:
+                socket.send_fds(sock, [json.dumps({"env": dict(env or {})}).encode()], [asked.fileno(), writer, log.fileno()])
+                os.close(writer)
+                return self._follow(sock, pipe, log, began, deadline_s)
+
+    def _follow(self, sock: socket.socket, pipe: IO[bytes], log: IO[bytes], began: float, deadline_s: float) -> Ended:
+        born = _receive(sock, began + deadline_s + _START_S)
+        if born is None:
+            self.close()
+            return _ended("crashed", b"", f"the process that starts others died: {_tail(log)}", began)
+        try:
+            result, code = _attend(sock, pipe, began + deadline_s)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the whole group: what it has left behind goes too
+                os.killpg(born["pid"], signal.SIGKILL)
+        if code is not None:
+            return _judge(code, result, log, began)
+        if _receive(sock, time.monotonic() + _START_S) is None:
+            self.close()  # not even SIGKILL ended it; the next task gets a new nursery
+        return _ended("timeout", b"", f"still running after {deadline_s:.0f} s: killed", began)
+
+
+def _attend(sock: socket.socket, pipe: IO[bytes], deadline: float) -> tuple[bytes, int | None]:
+    """Collect the result until the process has ended; no exit code means that the deadline came first.
+
+    The end of the pipe does not tell that: a child left behind may hold it open.
+    """
+    result, open_ends = bytearray(), [pipe, sock]
+    while len(result) <= _MAX_RESULT:
+        ready, _, _ = select.select(open_ends, [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            break
+        if pipe in ready:
+            part = pipe.read(1 << 20)
+            result += part
+            if not part:
+                open_ends.remove(pipe)
+        else:
+            message = _receive(sock, deadline)
+            return bytes(result), message["code"] if message else None
+    return b"", None
+
+
+def _judge(code: int, result: bytes, log: IO[bytes], began: float) -> Ended:
+    if code == 0:
+        return _ended("ok", result, "", began)
+    if code == -signal.SIGKILL:
+        return _ended("out_of_memory", b"", "killed from outside, most likely because memory ran out", began)
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return _ended("crashed", b"", ": ".join(filter(None, [how, _tail(log)])), began)
+
+
+def _ended(how: Literal["ok"] | FailureKind, result: bytes, why: str, began: float) -> Ended:
+    return Ended(how=how, result=result, why=why, elapsed_s=time.monotonic() - began)
+
+
+def _wait(file: object, deadline: float) -> bool:
+    ready, _, _ = select.select([file], [], [], max(0.0, deadline - time.monotonic()))
+    return bool(ready)
+
+
+def _receive(sock: socket.socket, deadline: float) -> dict[str, int] | None:
+    if not _wait(sock, deadline):
+        return None
+    try:
+        data = sock.recv(1 << 16)
+    except OSError:
+        return None
+    message: dict[str, int] | None = json.loads(data) if data else None
+    return message
+
+
+def _tail(log: IO[bytes]) -> str:
+    """Return the last line of what a process wrote, out of its last few kilobytes."""
+    size = os.fstat(log.fileno()).st_size
+    text = os.pread(log.fileno(), _TAIL, max(0, size - _TAIL)).decode(errors="replace")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,106 @@
+"""From a preset, a choice of devices and a seed to the jobs of a run, in the order in which they are worth doing."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness import codec, registry
+from harness.errors import MisuseError
+from harness.measure.rounds import EFFORTS, Effort
+from harness.model import Device, Job, Params
+
+__all__ = ["check", "choose", "deadline_s", "effort_for", "plan", "seed_or_fresh"]
+
+_SEED = re.compile(r"[0-9a-f]{1,64}")
+_SETUP_S = 1.5  # of a job on a CPU, besides timing: inputs, compilation, checks
+_BUDGET_LEAST_S = 0.1
+
+
+def seed_or_fresh(seed: str | None) -> str:
+    """Return a run's seed in lower case, or a fresh one. Raises `MisuseError` if it is not hex."""
+    if seed is None:
+        return secrets.token_hex(16)
+    if not _SEED.fullmatch(seed.lower()):
+        msg = f"seed {seed!r} is not 1 to 64 hexadecimal digits, such as {secrets.token_hex(8)}"
+        raise MisuseError(msg)
+    return seed.lower()
+
+
+def check(names: Sequence[str], preset: str, budget_s: float | None) -> None:
+    """Refuse a request that could never be met, before any device is opened.
+
+    Raises:
+        MisuseError: there is no such benchmark or preset, or the budget is not a positive number of seconds.
+    """
+    registry.find(names)
+    if preset not in EFFORTS:
+        msg = f"no preset {preset!r}; there are {', '.join(EFFORTS)}"
+        raise MisuseError(msg)
+    if budget_s is not None and not 0 < budget_s < float("inf"):
+        msg = f"budget {budget_s!r} is not a positive number of seconds, such as 60"
+        raise MisuseError(msg)
+
+
+def choose(devices: Sequence[Device], selector: str) -> tuple[Device, ...]:
+    """Return the usable devices that `all`, `cpu` or `cuda:N` names.
+
+    Raises:
+        MisuseError: there is none; the message says what there is.
+    """
+    if selector == "all":
+        return tuple(d for d in devices if d.unusable_reason is None)
+    for device in devices:
+        if device.selector == selector:
+            if device.unusable_reason:
+                msg = f"device {selector!r} ({device.name}) cannot be used: {device.unusable_reason}"
+                raise MisuseError(msg)
+            return (device,)
+    known = ", ".join(d.selector for d in devices)
+    msg = f"no device {selector!r} on this machine; there are: {known}, all"
+    raise MisuseError(msg)
+
+
+def plan(devices: Sequence[Device], names: Sequence[str], preset: str, seed: str) -> tuple[Job, ...]:
+    """Lay out the jobs: device by device, and on each the first point of every benchmark before any second one.
+
+    A run that is cut short then knows a little of everything. An emulated device gets each benchmark's smallest size.
+
+    Raises:
+        MisuseError: there is no such benchmark.
+    """
+    found = registry.find(names)
+    jobs: list[Job] = []
+    for device in devices:
+        ranked = [
+            (rank, bench, params)
+            for bench in found
+            for rank, params in enumerate(
+                registry.points(bench, device.kind, quick=preset == "quick", small=device.emulated)
+            )
+        ]
+        for _, bench, params in sorted(ranked, key=lambda r: (r[0], r[1].name)):
+            jobs.append(_job(bench, params, device, seed))
+    return tuple(jobs)
+
+
+def _job(bench: registry.Benchmark, params: Params, device: Device, seed: str) -> Job:
+    own = codec.digest([seed, bench.name, bench.version, dict(params)])[:16]
+    return Job(benchmark=bench.name, version=bench.version, params=params, device_uuid=device.uuid, seed=own)
+
+
+def effort_for(preset: str, budget_s: float | None, job_count: int) -> Effort:
+    """Return the preset's effort, cut down where a time budget for so many jobs asks for it."""
+    effort = EFFORTS[preset]
+    if budget_s is None:
+        return effort
+    share_s = max(budget_s / max(job_count, 1) - _SETUP_S, _BUDGET_LEAST_S)
+    scale = min(1.0, share_s / (effort.warmup_s + effort.budget_s))
+    return replace(effort, warmup_s=effort.warmup_s * scale, budget_s=effort.budget_s * scale)
+
+
+def deadline_s(effort: Effort, device: Device) -> float:
+    """Return how long a job may take before it is given up: generous, since a hang never ends and slowness does."""
+    return (600.0 if device.emulated else 120.0) + 10 * (effort.warmup_s + effort.budget_s)

@@ -1,0 +1,204 @@
+"""One run from a plan to finished reports: what `harness run` does, as a function."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from harness.cluster.fanout import Errand, Orders, inspect_here, inspect_on_ray, run_here, run_on_ray
+from harness.cluster.journal import Journal, prepare_folder, reopen
+from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
+from harness.cluster.task import Inventory
+from harness.errors import MisuseError
+from harness.measure.runner import now
+from harness.model import Device, Job, Node, Outcome, Report
+from harness.proof.seal import OPEN
+from harness.proof.signing import Key, load_key
+
+__all__ = ["Finished", "Progress", "Silent", "devices", "run"]
+
+KEY_VARIABLE = "HARNESS_KEY"
+
+
+class Progress(Protocol):
+    """Whoever wants to follow a run."""
+
+    def planned(self, devices: Sequence[Device], jobs: Sequence[Job], already: int) -> None:
+        """Hear what is about to run; `already` jobs were done by an earlier run."""
+
+    def started(self, job: Job) -> None:
+        """Hear that a job has begun."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Hear how a job ended, after it is on disk."""
+
+
+class Silent:
+    """A follower that says nothing."""
+
+    def planned(self, devices: Sequence[Device], jobs: Sequence[Job], already: int) -> None:
+        """Ignore it."""
+
+    def started(self, job: Job) -> None:
+        """Ignore it."""
+
+    def ended(self, outcome: Outcome) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A report and the file that holds it."""
+
+    path: Path
+    report: Report
+
+
+def devices(ray: str | None = None) -> tuple[Device, ...]:
+    """Return the devices of this machine, or of a Ray cluster: the usable ones, and the others with the reason."""
+    found = inspect_on_ray(ray) if ray else inspect_here()
+    return tuple(d for inventory in found for d in inventory.devices)
+
+
+def run(
+    *names: str,
+    preset: str = "quick",
+    device: str = "all",
+    seed: str | None = None,
+    out: str | Path = "results",
+    ray: str | None = None,
+    budget_s: float | None = None,
+    resume: str | Path | None = None,
+    key: str | Path | None = None,
+    node: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Finished, ...]:
+    """Measure, and write one sealed report a node.
+
+    Args:
+        names: benchmarks to run; none means all.
+        preset: `quick` (a minute), `standard`, or `full`.
+        device: `all`, `cpu` or `cuda:N`.
+        seed: hex digits that all inputs follow from; fresh ones by default.
+        out: folder for the reports, made if missing.
+        ray: `local` or the address of a Ray cluster; by default this machine without Ray.
+        budget_s: seconds after which nothing new is started; what is left is reported as skipped.
+        resume: an unfinished report to finish, with the plan, preset and seed it has.
+        key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.
+        node: label of this node in its report; by default its host name.
+        progress: whoever wants to follow.
+
+    Returns:
+        The reports, whose outcomes may include failures: look before you trust.
+
+    Raises:
+        MisuseError: the request names something that is not there.
+        FailureError: nothing could be run, or a report could not be written.
+    """
+    signing, follower = _key(key), progress or Silent()
+    if resume is not None:
+        journal = reopen(resume, signing)
+        tasks = [(_rest(journal, _inspect(ray)), journal)]
+        preset = journal.report.preset
+    else:
+        digits = seed_or_fresh(seed)
+        check(names, preset, budget_s)
+        folder = prepare_folder(out)
+        found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(ray)]
+        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(found, device)]
+    return _carry_out(tasks, preset, ray, budget_s, follower)
+
+
+def _inspect(ray: str | None) -> tuple[Inventory, ...]:
+    return inspect_on_ray(ray) if ray else inspect_here()
+
+
+def _key(path: str | Path | None) -> Key | None:
+    named = path or os.environ.get(KEY_VARIABLE)
+    return load_key(named) if named else None
+
+
+def _chosen(found: Sequence[Inventory], selector: str) -> list[tuple[Inventory, tuple[Device, ...]]]:
+    """Pick the devices on each node. A node without them is left out, unless none has any."""
+    picked, refusal = [], None
+    for inventory in found:
+        try:
+            picked.append((inventory, choose(inventory.devices, selector)))
+        except MisuseError as err:
+            refusal = err
+    if refusal and not picked:
+        raise refusal
+    return picked
+
+
+def _begin(  # noqa: PLR0913 - the parts of a report's head
+    inventory: Inventory,
+    chosen: tuple[Device, ...],
+    names: Sequence[str],
+    preset: str,
+    seed: str,
+    folder: Path,
+    key: Key | None,
+) -> tuple[Errand, Journal]:
+    jobs = plan(chosen, names, preset, seed)
+    created_at = now()
+    head = Report(
+        schema="harness.report/1",
+        created_at=created_at,
+        sealed_at=created_at,
+        node=inventory.node,
+        environment=inventory.environment,
+        devices=chosen,
+        emulated=any(d.emulated for d in chosen),
+        preset=preset,
+        seed=seed,
+        plan=jobs,
+        outcomes=(),
+        previous=None,
+        seal=OPEN,
+    )
+    return Errand(inventory=inventory, jobs=jobs), Journal(folder, head, key)
+
+
+def _rest(journal: Journal, found: Sequence[Inventory]) -> Errand:
+    """Return the jobs that a report still lacks, on the node that has its devices."""
+    jobs = journal.pending()
+    needed = {job.device_uuid for job in jobs}
+    for inventory in found:
+        if needed <= {d.uuid for d in inventory.devices if d.unusable_reason is None}:
+            return Errand(inventory=inventory, jobs=jobs)
+    names = ", ".join(d.name for d in journal.report.devices if d.uuid in needed)
+    msg = f"cannot resume {str(journal.path)!r} here: it was measured on {names}, which this machine does not have"
+    raise MisuseError(msg)
+
+
+def _carry_out(
+    tasks: Sequence[tuple[Errand, Journal]], preset: str, ray: str | None, budget_s: float | None, follower: Progress
+) -> tuple[Finished, ...]:
+    jobs = [job for errand, _ in tasks for job in errand.jobs]
+    journals = {errand.inventory.node.name + (errand.inventory.place or ""): journal for errand, journal in tasks}
+    already = sum(len(journal.report.outcomes) for _, journal in tasks)
+    follower.planned([d for _, journal in tasks for d in journal.report.devices], jobs, already)
+    orders = Orders(
+        effort=effort_for(preset, budget_s, len(jobs)), started=follower.started, out_of_time=_clock(budget_s)
+    )
+    carry_out = run_on_ray if ray else run_here
+    for errand, outcome in carry_out([errand for errand, _ in tasks], orders, ray):
+        journals[errand.inventory.node.name + (errand.inventory.place or "")].append(outcome)
+        follower.ended(outcome)
+    return tuple(Finished(path=journal.finish(), report=journal.report) for _, journal in tasks)
+
+
+def _clock(budget_s: float | None) -> Callable[[], str | None]:
+    began = time.monotonic()
+
+    def spent() -> str | None:
+        if budget_s is not None and time.monotonic() - began >= budget_s:
+            return f"the run's budget of {budget_s:g} s was spent before its turn came"
+        return None
+
+    return spent

@@ -1,0 +1,1 @@
+"""The devices: what they are, how code runs on them, and what their sensors say."""

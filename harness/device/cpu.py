@@ -1,0 +1,152 @@
+"""The CPU as a device: NumPy arrays, kernels compiled by Numba and spread over threads."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.device.rapl import CpuSensors
+from harness.device.rng import Rng
+from harness.model import Device
+
+if TYPE_CHECKING:
+    from harness.device.backend import Array, Launcher, Stopwatch
+
+__all__ = ["CpuBackend", "cpu_device", "meminfo_bytes"]
+
+
+class _Watch:
+    device_s = 0.0
+    host_s = 0.0
+
+
+class CpuBackend:
+    """One process's view of the CPU; uses as many threads as the process may run on."""
+
+    xp = np
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._threads = len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="lane")
+
+    def rng(self, seed: int) -> Rng:
+        """Return the generator of this seed."""
+        return Rng(self, seed)
+
+    def lanes(self, n: int) -> int:
+        """Return the number of threads that a launch of n indices uses."""
+        return max(1, min(self._threads, n))
+
+    def compile(self, kernel: Callable[..., None], *, reorder: bool = False) -> Launcher:
+        """Compile a range kernel. One lane runs on the calling thread, so that a launch costs a call and no more."""
+        from numba import njit
+
+        compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"} if reorder else False)(kernel)
+        one, zero = np.uint64(1), np.uint64(0)
+
+        def launch(n: int, *args: object) -> None:
+            lanes = self.lanes(n)
+            if lanes == 1:
+                compiled(zero, zero, np.uint64(n), one, *args)
+                return
+            edges = [n * i // lanes for i in range(lanes + 1)]
+            pieces = [
+                self._pool.submit(compiled, np.uint64(i), np.uint64(lo), np.uint64(hi - lo), one, *args)
+                for i, (lo, hi) in enumerate(zip(edges, edges[1:], strict=False))
+            ]
+            for piece in pieces:
+                piece.result()
+
+        return launch
+
+    @contextmanager
+    def stopwatch(self) -> Iterator[Stopwatch]:
+        """Time with the host's clock: on a CPU both readings are the same."""
+        watch = _Watch()
+        start = time.perf_counter()
+        yield watch
+        watch.host_s = watch.device_s = time.perf_counter() - start
+
+    def synchronize(self) -> None:
+        """Do nothing: a call on a CPU has finished when it returns."""
+
+    def flush_cache(self) -> None:
+        """Write over twice the last-level cache."""
+        size = 2 * (self.device.l3_bytes or self.device.l2_bytes or 1 << 25)
+        np.random.default_rng(0).integers(0, 256, size=size, dtype=np.uint8)
+
+    def free_bytes(self) -> int:
+        """Return what the kernel thinks can be had without swapping."""
+        return meminfo_bytes("MemAvailable") or 0
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """Return the array itself."""
+        return np.asarray(array)
+
+
+def meminfo_bytes(field: str) -> int | None:
+    """Read one line of /proc/meminfo; None where it cannot be read."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _physical_cores() -> int | None:
+    root = Path("/sys/devices/system/cpu")
+    places = {
+        ((core.parent / "physical_package_id").read_text(), core.read_text())
+        for core in root.glob("cpu[0-9]*/topology/core_id")
+    }
+    return len(places) or None
+
+
+def _machine_uuid(model: str) -> str:
+    """Name the machine by a digest, so that its machine-id itself is not published."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = f"{uuid.getnode():012x}"
+    return f"CPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{machine} {model}')}"
+
+
+def cpu_device() -> Device:
+    """Describe this machine's CPU. Takes about a second: the model and the caches come from py-cpuinfo."""
+    import cpuinfo
+
+    info: dict[str, Any] = cpuinfo.get_cpu_info()
+    name = info.get("brand_raw") or info.get("arch") or "unknown CPU"
+    return Device(
+        uuid=_machine_uuid(name),
+        name=name,
+        kind="cpu",
+        selector="cpu",
+        memory_bytes=meminfo_bytes("MemTotal"),
+        l1_bytes=_size(info.get("l1_data_cache_size")),
+        l2_bytes=_size(info.get("l2_cache_size")),
+        l3_bytes=_size(info.get("l3_cache_size")),
+        core_count=_physical_cores(),
+        thread_count=len(os.sched_getaffinity(0)),
+        isa=tuple(sorted(set(info.get("flags", ())) & _ISA)),
+        sensors=CpuSensors().capability,
+    )
+
+
+_ISA = frozenset(
+    {"sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "aes", "sha_ni"}
+    | {"asimd", "asimddp", "sve", "sve2", "bf16", "i8mm"}
+)
+
+
+def _size(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

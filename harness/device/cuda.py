@@ -1,0 +1,178 @@
+"""A CUDA GPU as a device: the only door to CuPy, and to Numba's CUDA target beside it.
+
+The process that opens it must have `CUDA_VISIBLE_DEVICES` set to the one GPU's UUID beforehand, so that index 0 is that GPU and
+no ordering of CUDA's or NVML's can mix up two cards.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.device.rng import Rng
+from harness.errors import FailureError
+from harness.model import Device
+
+if TYPE_CHECKING:
+    from harness.device.backend import Array, Launcher, Stopwatch
+
+__all__ = ["CudaBackend", "cuda_devices", "cuda_status", "is_out_of_memory"]
+
+_BLOCK = 256
+_BLOCKS_PER_SM = 16
+
+
+class _Watch:
+    device_s = 0.0
+    host_s = 0.0
+
+
+class CudaBackend:
+    """One process's view of one GPU."""
+
+    def __init__(self, device: Device) -> None:
+        import cupy
+
+        self.device = device
+        self.xp: Any = cupy
+        self._sms = int(cupy.cuda.Device(0).attributes["MultiProcessorCount"])
+
+    def rng(self, seed: int) -> Rng:
+        """Return the generator of this seed."""
+        return Rng(self, seed)
+
+    def _grid(self, n: int) -> int:
+        return max(1, min(-(-n // _BLOCK), self._sms * _BLOCKS_PER_SM))
+
+    def lanes(self, n: int) -> int:
+        """Return the number of threads of a launch of n indices."""
+        return self._grid(n) * _BLOCK
+
+    def compile(self, kernel: Callable[..., None], *, reorder: bool = False) -> Launcher:  # noqa: ARG002
+        """Compile a range kernel: one thread a lane, striding by the size of the grid; no lane adds in vectors."""
+        from numba import cuda
+
+        body = cuda.jit(device=True)(kernel)
+        arity = kernel.__code__.co_argcount - 4
+        launchable = _entry(cuda, body, arity)
+        views: dict[int, tuple[Array, Any]] = {}
+
+        def view(value: object) -> object:
+            if not hasattr(value, "__cuda_array_interface__"):
+                return value
+            known = views.get(id(value))
+            if known is None or known[0] is not value:
+                # sync=False: both libraries use the legacy default stream, so order is kept without waiting.
+                known = views[id(value)] = (value, cuda.as_cuda_array(value, sync=False))
+            return known[1]
+
+        def launch(n: int, *args: object) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # NumbaPerformanceWarning: small grids are wanted where they occur
+                launchable[self._grid(n), _BLOCK](np.uint64(n), *map(view, args))
+
+        return launch
+
+    @contextmanager
+    def stopwatch(self) -> Iterator[Stopwatch]:
+        """Time with a pair of events, and with the host's clock around a wait for both."""
+        event = self.xp.cuda.Event
+        first, last, watch = event(), event(), _Watch()
+        self.synchronize()
+        start = time.perf_counter()
+        first.record()
+        yield watch
+        last.record()
+        last.synchronize()
+        watch.host_s = time.perf_counter() - start
+        watch.device_s = self.xp.cuda.get_elapsed_time(first, last) / 1e3
+
+    def synchronize(self) -> None:
+        """Wait for the GPU."""
+        self.xp.cuda.Device(0).synchronize()
+
+    def flush_cache(self) -> None:
+        """Write random words over twice the L2 cache."""
+        self.rng(0).words(2 * (self.device.l2_bytes or 1 << 26) // 4)
+        self.synchronize()
+
+    def free_bytes(self) -> int:
+        """Return the free memory of the GPU, and what CuPy's pool holds without using."""
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """Copy an array to the host, after what is enqueued."""
+        host: np.ndarray[Any, Any] = self.xp.asnumpy(array)
+        return host
+
+
+def _entry(cuda: Any, body: Any, arity: int) -> Any:  # noqa: ANN401 - Numba is untyped
+    """Make the kernel that hands each thread its indices. Numba's CUDA target takes no star arguments, hence the text."""
+    names = "".join(f", a{i}" for i in range(arity))
+    text = (
+        f"def entry(n{names}):\n"
+        "    lane = uint64(cuda.grid(1))\n"
+        "    step = uint64(cuda.gridsize(1))\n"
+        "    if lane < n:\n"
+        f"        body(lane, lane, (n - lane + step - uint64(1)) // step, step{names})\n"
+    )
+    scope = {"cuda": cuda, "uint64": np.uint64, "body": body}
+    exec(text, scope)  # noqa: S102 - built from an integer and nothing else
+    return cuda.jit(scope["entry"])
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Tell whether an exception means that memory ran out, on the host or on the GPU."""
+    return isinstance(err, MemoryError) or type(err).__name__ in {"OutOfMemoryError", "OutOfMemory"}
+
+
+def cuda_status() -> str | None:
+    """Return None where CuPy can reach a GPU, else one line that says why not and what would help."""
+    try:
+        import cupy
+    except ImportError as err:
+        return f"CuPy is not installed ({err}): pip install 'gpu-assay[cuda13]', or [cuda12] for a driver below 580"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as err:
+        return f"CUDA cannot be used: {err}"
+    return None if count else "CUDA sees no GPU"
+
+
+def cuda_devices() -> tuple[Device, ...]:
+    """Describe the GPUs that CUDA sees in this process, in its order; opens each of them.
+
+    Raises:
+        FailureError: CUDA cannot be used; the message says why.
+    """
+    reason = cuda_status()
+    if reason:
+        raise FailureError(reason)
+    import cupy
+
+    return tuple(_describe(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount()))
+
+
+def _describe(cupy: Any, index: int) -> Device:  # noqa: ANN401
+    properties = cupy.cuda.runtime.getDeviceProperties(index)
+    name = properties["name"].decode()
+    raw = bytes(properties["uuid"]).hex()
+    return Device(
+        uuid="GPU-" + "-".join((raw[:8], raw[8:12], raw[12:16], raw[16:20], raw[20:32])),
+        name=name,
+        kind="cuda",
+        selector=f"cuda:{index}",
+        emulated="emulated" in name.lower(),
+        memory_bytes=int(properties["totalGlobalMem"]),
+        l2_bytes=int(properties["l2CacheSize"]) or None,
+        compute_capability=f"{properties['major']}.{properties['minor']}",
+        sm_count=int(properties["multiProcessorCount"]),
+        pci_bus_id=cupy.cuda.runtime.deviceGetPCIBusId(index),
+        sensors={},
+    )

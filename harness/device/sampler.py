@@ -1,0 +1,183 @@
+"""Listen to a device's sensors while something else runs, and add up the energy it spent.
+
+A sensor that will not answer is `None` in its sample; a device that is gone ends the samples. Neither ever raises into
+the program that is being measured.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from types import MappingProxyType, TracebackType
+from typing import Protocol, Self
+
+from harness.errors import FailureError
+from harness.model import SensorState, TelemetrySample
+
+__all__ = ["FakeSensors", "Sampler", "Sensors", "SensorsLostError", "SilentSensors", "energy_between"]
+
+_log = logging.getLogger(__name__)
+
+
+class SensorsLostError(FailureError):
+    """The device fell off the bus or its driver is gone: it will not answer again."""
+
+
+class Sensors(Protocol):
+    """What one device says of itself while it works."""
+
+    @property
+    def capability(self) -> Mapping[str, SensorState]:
+        """Which sensors answer, under stable short names: power, energy, temperature, ..."""
+
+    def read(self, at_s: float) -> TelemetrySample:
+        """Read what answers, stamped `at_s`. Raises `SensorsLostError`."""
+
+    def close(self) -> None:
+        """Let go of the device. Calling it again does nothing."""
+
+
+class SilentSensors:
+    """A device without sensors: no NVML where it runs. Every sample says that it knows nothing."""
+
+    capability: Mapping[str, SensorState] = MappingProxyType({})
+
+    def read(self, at_s: float) -> TelemetrySample:
+        """Return an empty sample."""
+        return TelemetrySample(at_s=at_s)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class FakeSensors:
+    """Sensors that tell a given story: a function of time, or one sample a read, of which the last repeats.
+
+    A replayed sample is stamped with the time at which it is read. After `lost_after_reads` reads the device is lost.
+    """
+
+    def __init__(
+        self,
+        story: Sequence[TelemetrySample] | Callable[[float], TelemetrySample],
+        *,
+        lost_after_reads: int | None = None,
+        capability: Mapping[str, SensorState] = MappingProxyType({}),
+    ) -> None:
+        """Take the story, and what `capability` is to say."""
+        self.capability = capability
+        self.reads = 0
+        self.closed = False
+        self._story = story
+        self._lost_after_reads = lost_after_reads
+
+    def read(self, at_s: float) -> TelemetrySample:
+        """Return the next sample of the story."""
+        if self._lost_after_reads is not None and self.reads >= self._lost_after_reads:
+            msg = f"the fake device was lost after {self.reads} reads"
+            raise SensorsLostError(msg)
+        self.reads += 1
+        if callable(self._story):
+            return self._story(at_s)
+        if not self._story:
+            return TelemetrySample(at_s=at_s)
+        return replace(self._story[min(self.reads, len(self._story)) - 1], at_s=at_s)
+
+    def close(self) -> None:
+        """Remember that it was called."""
+        self.closed = True
+
+
+class Sampler:
+    """Sample sensors in a thread: on entry, at each multiple of `period_s`, and on exit.
+
+    Deadlines are counted from the start, so a slow read delays no later sample; those it overruns are left out. A read
+    that raises something odd costs its own sample. The sensors stay open: who made them closes them.
+    """
+
+    def __init__(self, sensors: Sensors, *, period_s: float = 0.05, patience_s: float = 2.0) -> None:
+        """Set up; `patience_s` is how long the exit waits for a driver that hangs in a read."""
+        self.period_s = period_s
+        self._sensors = sensors
+        self._patience_s = patience_s
+        self._samples: list[TelemetrySample] = []
+        self._lost: str | None = None
+        self._odd: str | None = None  # the last read's error, if it was not a loss
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="harness-sampler", daemon=True)
+        self._start_s = time.perf_counter()
+
+    @property
+    def samples(self) -> tuple[TelemetrySample, ...]:
+        """What was read so far, in order of time."""
+        return tuple(self._samples)
+
+    @property
+    def lost(self) -> str | None:
+        """Why the sensors stopped answering, or None while they do."""
+        return self._lost
+
+    def at_s(self) -> float:
+        """Return the seconds since entry, on the samples' own clock."""
+        return time.perf_counter() - self._start_s
+
+    def __enter__(self) -> Self:
+        """Take the first sample, before any work can start, and go on in a thread."""
+        self._start_s = time.perf_counter()
+        self._take()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the last sample and stop."""
+        self._stop.set()
+        self._thread.join(self._patience_s)
+        if self._thread.is_alive():
+            self._lost = f"the driver did not answer within {self._patience_s:g} s"
+        self._lost = self._lost or self._odd
+
+    def _run(self) -> None:
+        tick = 0
+        while self._lost is None:
+            tick = max(tick + 1, int(self.at_s() / self.period_s) + 1)
+            stopping = self._stop.wait(tick * self.period_s - self.at_s())
+            self._take()
+            if stopping:
+                return
+
+    def _take(self) -> None:
+        try:
+            sample = self._sensors.read(self.at_s())
+        except SensorsLostError as err:
+            self._lost = str(err)
+        except Exception as err:  # a measurement outlives any sensor
+            if self._odd is None:
+                _log.warning("a sensor reading failed", exc_info=True)
+            self._odd = f"the sensors failed: {err!r}"
+        else:
+            self._odd = None
+            if self._lost is None:  # a read that hung beyond the exit comes too late
+                self._samples.append(sample)
+
+
+def energy_between(samples: Sequence[TelemetrySample]) -> tuple[float | None, float | None]:
+    """Return the joules spent between the first and last sample that know, and the seconds between these.
+
+    From the energy counter if it ticked, else from power by the trapezoid rule. A counter that went backwards was
+    reset, so the device is not the one that began: (None, None), as where fewer than two samples know anything.
+    """
+    counter = [(s.at_s, s.energy_j) for s in samples if s.energy_j is not None]
+    if any(later < earlier for (_, earlier), (_, later) in pairwise(counter)):
+        return None, None
+    if len(counter) > 1 and counter[-1][1] > counter[0][1]:
+        return counter[-1][1] - counter[0][1], counter[-1][0] - counter[0][0]
+    power = [(s.at_s, s.power_w) for s in samples if s.power_w is not None]
+    if len(power) > 1:
+        joules = sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(power))
+        return joules, power[-1][0] - power[0][0]
+    return None, None

@@ -1,0 +1,356 @@
+"""The door to NVML: which GPUs there are, and what their sensors say. Nothing else imports `pynvml`.
+
+Promised: a value that NVML will not give is `None`, and the capability map says why; a broken GPU hides no other.
+Not promised: that the values are true. NVML is a library on the provider's machine, and anybody can write one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from harness.device.sampler import SensorsLostError
+from harness.model import Device, SensorState, TelemetrySample
+
+__all__ = ["NvmlSensors", "nvml_devices", "nvml_status", "throttle_names"]
+
+_PCIE_THROUGHPUT_EVERY = 20  # NVML watches the bus for 20 ms a direction; at a sample each 50 ms this is one a second
+
+_THROTTLE_NAMES = {
+    0x001: "gpu_idle",
+    0x002: "applications_clocks",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal",
+    0x040: "hw_thermal",
+    0x080: "hw_power_brake",
+    0x100: "display_clocks",
+}
+
+# NVML's return codes. The names in pynvml are these numbers, which are part of NVML's ABI.
+_UNINITIALIZED = 1
+_INVALID_ARGUMENT = 2
+_NOT_SUPPORTED = 3
+_NO_PERMISSION = 4
+_NOT_FOUND = 6
+_DRIVER_NOT_LOADED = 9
+_LIBRARY_NOT_FOUND = 12
+_FUNCTION_NOT_FOUND = 13
+_GPU_IS_LOST = 15
+_RESET_REQUIRED = 16
+_VERSION_MISMATCH = 18
+_LOST = frozenset({_UNINITIALIZED, _DRIVER_NOT_LOADED, _GPU_IS_LOST, _RESET_REQUIRED, _VERSION_MISMATCH})
+
+# An older driver answers INVALID_ARGUMENT for a field, and lacks a function, that came after it.
+_STATES: Mapping[int, SensorState] = {
+    _INVALID_ARGUMENT: "not_supported",
+    _NOT_SUPPORTED: "not_supported",
+    _FUNCTION_NOT_FOUND: "not_supported",
+    _NO_PERMISSION: "no_permission",
+}
+
+_REASONS = {
+    _LIBRARY_NOT_FOUND: "no NVIDIA driver: libnvidia-ml.so.1 was not found",
+    _DRIVER_NOT_LOADED: "the NVIDIA driver is installed but not loaded: try `modprobe nvidia`",
+    _NOT_FOUND: "NVML has no GPU of this uuid",
+    _NO_PERMISSION: "no permission to talk to the NVIDIA driver: look at the owner and mode of /dev/nvidia*",
+    _VERSION_MISMATCH: "the NVIDIA driver and its library have different versions: reboot, or reload the driver",
+    _GPU_IS_LOST: "the GPU fell off the bus: only a reboot brings it back",
+    _RESET_REQUIRED: "the GPU needs a reset: try `nvidia-smi --gpu-reset`",
+}
+
+_Nvml = Any  # the pynvml module, which has no types
+_Gpu = Any  # its handle of a device
+_Value = Any  # what a sensor says, in the unit of TelemetrySample
+_Reader = Callable[[_Nvml, _Gpu], _Value]
+
+
+class NvmlSensors:
+    """The sensors of one GPU. Each is probed once, here; afterwards only those that answered are asked.
+
+    Power is the instant value where the driver has one, else `nvmlDeviceGetPowerUsage`, which from Ampere on (but for
+    GA100) is a mean over the last second: `capability["power_instant"]` tells which. PCIe throughput is read at each
+    20th sample only, because NVML blocks for 20 ms a direction to measure it; it is None in between.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        """Open the GPU with this uuid. Raises `SensorsLostError` if NVML or the GPU does not answer."""
+        with ExitStack() as stack:
+            self._nvml = stack.enter_context(_nvml())
+            self._gpu = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+            self.capability, self._readers = _probe(self._nvml, self._gpu)
+            self._reads = 0
+            self._open = stack.pop_all()
+
+    def read(self, at_s: float) -> TelemetrySample:
+        """Ask each sensor that answered the probe; a passing error costs its own value only."""
+        self._reads += 1
+        pcie_throughput = self._ask("pcie_throughput") if self._reads % _PCIE_THROUGHPUT_EVERY == 0 else None
+        busy, memory_busy = self._ask("utilization") or (None, None)
+        generation, width = self._ask("pcie_link") or (None, None)
+        tx, rx = pcie_throughput or (None, None)
+        corrected, uncorrected = self._ask("ecc") or (None, None)
+        return TelemetrySample(
+            at_s=at_s,
+            power_w=self._ask("power"),
+            energy_j=self._ask("energy"),
+            temperature_c=self._ask("temperature"),
+            memory_temperature_c=self._ask("memory_temperature"),
+            sm_clock_mhz=self._ask("sm_clock"),
+            memory_clock_mhz=self._ask("memory_clock"),
+            utilization_fraction=busy,
+            memory_utilization_fraction=memory_busy,
+            throttle_reasons=self._ask("throttle_reasons"),
+            pcie_generation=generation,
+            pcie_width=width,
+            pcie_tx_bytes_per_s=tx,
+            pcie_rx_bytes_per_s=rx,
+            ecc_corrected_count=corrected,
+            ecc_uncorrected_count=uncorrected,
+        )
+
+    def close(self) -> None:
+        """Let go of NVML. Calling it again does nothing."""
+        self._open.close()
+
+    def _ask(self, name: str) -> _Value:
+        """Return the sensor's value, or None if it has none now. Raises `SensorsLostError`."""
+        reader = self._readers.get(name)
+        try:
+            return reader and reader(self._nvml, self._gpu)
+        except self._nvml.NVMLError as err:
+            if err.value in _LOST:
+                raise SensorsLostError(_reason(err)) from err
+            return None
+
+
+def nvml_devices() -> tuple[Device, ...]:
+    """Return every GPU that NVML sees, in its order, which is that of the PCI bus; () where there is no driver.
+
+    The selector counts all GPUs of the node in that order: CUDA counts so only with CUDA_DEVICE_ORDER=PCI_BUS_ID and
+    without CUDA_VISIBLE_DEVICES. A GPU that is already lost is listed, with `unusable_reason`.
+    """
+    try:
+        with _nvml() as nvml:
+            return tuple(_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
+    except SensorsLostError:
+        return ()
+
+
+def nvml_status() -> str | None:
+    """Return None if NVML works, else the reason why it does not, in one line."""
+    try:
+        with _nvml():
+            return None
+    except SensorsLostError as err:
+        return str(err)
+
+
+def throttle_names(mask: int) -> tuple[str, ...]:
+    """Name every bit of NVML's clock event mask, sorted; several are set at once, and newer drivers have new ones."""
+    bits = (1 << position for position in range(mask.bit_length()))
+    return tuple(sorted(_THROTTLE_NAMES.get(bit, f"unknown_{bit:#x}") for bit in bits if mask & bit))
+
+
+@contextmanager
+def _nvml() -> Iterator[_Nvml]:
+    """Yield `pynvml` between init and shutdown, which NVML counts. Raises `SensorsLostError` for any NVML error."""
+    import pynvml  # type: ignore[import-untyped]
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            yield pynvml
+        finally:
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlShutdown()
+    except pynvml.NVMLError as err:
+        raise SensorsLostError(_reason(err)) from err
+
+
+def _reason(err: Exception) -> str:
+    code: int = err.value  # type: ignore[attr-defined]  # an NVMLError
+    return _REASONS.get(code, f"NVML answers {str(err)!r} (code {code})")
+
+
+class _Inquiry:
+    """Questions to one GPU, whose answer is None where there is none; `lost` says why if the GPU is gone."""
+
+    def __init__(self, nvml: _Nvml, gpu: _Gpu) -> None:
+        self.nvml = nvml
+        self.gpu = gpu
+        self.lost: str | None = None
+
+    def value(self, call: Callable[..., _Value], *args: object) -> _Value:
+        try:
+            return call(*(args or (self.gpu,)))
+        except self.nvml.NVMLError as err:
+            if err.value in _LOST:
+                self.lost = _reason(err)
+            return None
+
+    def text(self, call: Callable[..., _Value]) -> str | None:
+        text = (self.value(call) or "").strip()
+        return text if text.strip("[]") not in {"", "N/A", "Unknown"} else None
+
+    def watts(self, call: Callable[..., _Value]) -> float | None:
+        milliwatts = self.value(call)
+        return milliwatts / 1e3 if milliwatts else None
+
+    def mode(self, call: Callable[..., _Value]) -> bool | None:
+        now_and_next = self.value(call)
+        return bool(now_and_next[0]) if now_and_next else None
+
+    def sensors(self) -> Mapping[str, SensorState]:
+        unknown: dict[str, SensorState] = dict.fromkeys(_SENSORS, "error")
+        capability, _ = self.value(_probe, self.nvml, self.gpu) or (unknown, None)
+        return capability
+
+
+def _device(nvml: _Nvml, index: int) -> Device:
+    selector = f"cuda:{index}"
+    try:
+        ask = _Inquiry(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+    except nvml.NVMLError as err:
+        return Device(
+            uuid=f"unknown:{selector}",
+            name="unknown NVIDIA GPU",
+            kind="cuda",
+            selector=selector,
+            unusable_reason=_reason(err),
+            sensors={},
+        )
+    name = ask.text(nvml.nvmlDeviceGetName) or "unknown NVIDIA GPU"
+    memory = ask.value(nvml.nvmlDeviceGetMemoryInfo)
+    pci = ask.value(nvml.nvmlDeviceGetPciInfo)
+    capability = ask.value(nvml.nvmlDeviceGetCudaComputeCapability)
+    device = Device(
+        uuid=ask.text(nvml.nvmlDeviceGetUUID) or f"unknown:{selector}",
+        name=name,
+        kind="cuda",
+        selector=selector,
+        emulated="Emulated" in name,
+        memory_bytes=memory.total if memory else None,
+        compute_capability="{}.{}".format(*capability) if capability else None,
+        serial=ask.text(nvml.nvmlDeviceGetSerial),
+        pci_bus_id=pci.busId if pci else None,
+        pcie_generation_max=ask.value(nvml.nvmlDeviceGetMaxPcieLinkGeneration),
+        pcie_width_max=ask.value(nvml.nvmlDeviceGetMaxPcieLinkWidth),
+        vbios=ask.text(nvml.nvmlDeviceGetVbiosVersion),
+        driver=ask.text(lambda _: nvml.nvmlSystemGetDriverVersion()),
+        mig_enabled=ask.mode(nvml.nvmlDeviceGetMigMode),
+        ecc_enabled=ask.mode(nvml.nvmlDeviceGetEccMode),
+        power_limit_w=ask.watts(nvml.nvmlDeviceGetEnforcedPowerLimit),
+        power_default_limit_w=ask.watts(nvml.nvmlDeviceGetPowerManagementDefaultLimit),
+        sensors=ask.sensors(),
+    )
+    return replace(device, unusable_reason=ask.lost)
+
+
+def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, _Reader]]:
+    """Try each sensor once, best reader first: its state, and the reader that answered. Raises for a lost GPU."""
+    states: dict[str, SensorState] = {}
+    readers: dict[str, _Reader] = {}
+    for name, candidates in _SENSORS.items():
+        for reader in candidates:
+            state = _state(nvml, gpu, reader)
+            if states.get(name, "not_supported") == "not_supported" or state == "ok":
+                states[name] = state
+            if state == "ok":
+                readers[name] = reader
+                break
+    states["power_instant"] = "ok" if readers.get("power") is _power_instant_w else "not_supported"
+    return states, readers
+
+
+def _state(nvml: _Nvml, gpu: _Gpu, reader: _Reader) -> SensorState:
+    try:
+        reader(nvml, gpu)
+    except nvml.NVMLError as err:
+        if err.value in _LOST:
+            raise
+        return _STATES.get(err.value, "error")
+    return "ok"
+
+
+def _field(nvml: _Nvml, gpu: _Gpu, field: int) -> float:
+    answer = nvml.nvmlDeviceGetFieldValues(gpu, [field])[0]
+    if answer.nvmlReturn:
+        raise nvml.NVMLError(answer.nvmlReturn)
+    members = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # in the order of NVML_VALUE_TYPE_*
+    return float(getattr(answer.value, members[answer.valueType]))
+
+
+def _power_instant_w(nvml: _Nvml, gpu: _Gpu) -> float:
+    return _field(nvml, gpu, nvml.NVML_FI_DEV_POWER_INSTANT) / 1e3
+
+
+def _power_w(nvml: _Nvml, gpu: _Gpu) -> float:
+    return float(nvml.nvmlDeviceGetPowerUsage(gpu)) / 1e3
+
+
+def _energy_j(nvml: _Nvml, gpu: _Gpu) -> float:
+    return float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3
+
+
+def _temperature_c(nvml: _Nvml, gpu: _Gpu) -> float:
+    return float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+
+
+def _memory_temperature_c(nvml: _Nvml, gpu: _Gpu) -> float:
+    return _field(nvml, gpu, nvml.NVML_FI_DEV_MEMORY_TEMP)
+
+
+def _sm_clock_mhz(nvml: _Nvml, gpu: _Gpu) -> float:
+    return float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))
+
+
+def _memory_clock_mhz(nvml: _Nvml, gpu: _Gpu) -> float:
+    return float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))
+
+
+def _utilization_fractions(nvml: _Nvml, gpu: _Gpu) -> tuple[float, float]:
+    percent = nvml.nvmlDeviceGetUtilizationRates(gpu)
+    return percent.gpu / 100, percent.memory / 100
+
+
+def _event_reasons(nvml: _Nvml, gpu: _Gpu) -> tuple[str, ...]:
+    return throttle_names(nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+
+
+def _throttle_reasons(nvml: _Nvml, gpu: _Gpu) -> tuple[str, ...]:
+    return throttle_names(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))  # its name before driver 535
+
+
+def _pcie_link(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
+    return nvml.nvmlDeviceGetCurrPcieLinkGeneration(gpu), nvml.nvmlDeviceGetCurrPcieLinkWidth(gpu)
+
+
+def _pcie_bytes_per_s(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
+    """Return what the GPU sends and receives. NVML says "KB/s"; 1000 bytes are taken."""
+    sent, received = (nvml.nvmlDeviceGetPcieThroughput(gpu, way) for way in (0, 1))
+    return sent * 1000, received * 1000
+
+
+def _ecc_counts(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
+    """Return the errors corrected and not corrected since the driver was loaded."""
+    corrected, uncorrected = (nvml.nvmlDeviceGetTotalEccErrors(gpu, kind, nvml.NVML_VOLATILE_ECC) for kind in (0, 1))
+    return corrected, uncorrected
+
+
+_SENSORS: Mapping[str, tuple[_Reader, ...]] = {
+    "ecc": (_ecc_counts,),
+    "energy": (_energy_j,),
+    "memory_clock": (_memory_clock_mhz,),
+    "memory_temperature": (_memory_temperature_c,),
+    "pcie_link": (_pcie_link,),
+    "pcie_throughput": (_pcie_bytes_per_s,),
+    "power": (_power_instant_w, _power_w),
+    "sm_clock": (_sm_clock_mhz,),
+    "temperature": (_temperature_c,),
+    "throttle_reasons": (_event_reasons, _throttle_reasons),
+    "utilization": (_utilization_fractions,),
+}

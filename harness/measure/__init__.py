@@ -1,0 +1,1 @@
+"""How a benchmark is timed, and whether the result may be believed."""

@@ -1,0 +1,391 @@
+"""The nouns: frozen records that travel between rooms, with the unit in each number's name.
+
+Nothing here computes. A value nobody could read is `None`, never 0. Money is `Decimal`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+__all__ = [
+    "Capability",
+    "Challenge",
+    "CostLine",
+    "Device",
+    "Environment",
+    "Failed",
+    "Fault",
+    "Interval",
+    "Job",
+    "Measurement",
+    "Node",
+    "Outcome",
+    "Quote",
+    "Rate",
+    "Report",
+    "Round",
+    "Score",
+    "ScorePart",
+    "Seal",
+    "Skipped",
+    "TelemetrySample",
+    "Transcript",
+    "Verdict",
+    "Work",
+]
+
+DeviceKind = Literal["cpu", "cuda"]
+FailureKind = Literal["wrong_answer", "failed", "crashed", "timeout", "out_of_memory"]
+Metric = Literal["compute", "bandwidth", "throughput", "latency"]
+Param = int | float | str
+Params = Mapping[str, Param]
+SensorState = Literal["ok", "not_supported", "no_permission", "error"]
+State = Literal[
+    "valid",
+    "power_capped",
+    "thermally_limited",
+    "throttled",
+    "noisy",
+    "drifting",
+    "not_steady",
+    "invalid",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What a device says of itself. A claim until something has been measured on it."""
+
+    uuid: str
+    name: str
+    kind: DeviceKind
+    selector: str  # how `--device` names it on its own node: cpu, cuda:0, cuda:1
+    emulated: bool = False
+    unusable_reason: str | None = None  # seen, but nothing can run on it
+    memory_bytes: int | None = None
+    l1_bytes: int | None = None
+    l2_bytes: int | None = None
+    l3_bytes: int | None = None
+    compute_capability: str | None = None
+    sm_count: int | None = None
+    core_count: int | None = None
+    thread_count: int | None = None
+    isa: tuple[str, ...] = ()
+    serial: str | None = None
+    pci_bus_id: str | None = None
+    pcie_generation_max: int | None = None
+    pcie_width_max: int | None = None
+    vbios: str | None = None
+    driver: str | None = None
+    mig_enabled: bool | None = None
+    ecc_enabled: bool | None = None
+    power_limit_w: float | None = None
+    power_default_limit_w: float | None = None
+    sensors: Mapping[str, SensorState]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one run does, by arithmetic alone: never measured, never rounded."""
+
+    flops: int = 0
+    bytes_moved: int = 0
+    items: int = 0
+    item: str = ""  # singular name of what `items` counts: hash, hop, launch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySample:
+    """One look at the sensors, `at_s` seconds after the measurement began."""
+
+    at_s: float
+    power_w: float | None = None
+    energy_j: float | None = None  # cumulative since an unknown start
+    temperature_c: float | None = None
+    memory_temperature_c: float | None = None
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    utilization_fraction: float | None = None
+    memory_utilization_fraction: float | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    pcie_tx_bytes_per_s: int | None = None
+    pcie_rx_bytes_per_s: int | None = None
+    ecc_corrected_count: int | None = None
+    ecc_uncorrected_count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Samples taken back to back. Each sample times `batch` runs and stores the time of one."""
+
+    at_s: float
+    batch: int
+    times_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A two-sided confidence interval of the time of one run."""
+
+    low_s: float
+    high_s: float
+    confidence_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One cell of a plan: one point of one benchmark on one device."""
+
+    benchmark: str
+    version: int
+    params: Params
+    device_uuid: str
+    seed: str  # 16 hex digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A timed, checked result with every raw time and what the sensors said meanwhile."""
+
+    job: Job
+    started_at: str  # UTC, RFC 3339
+    elapsed_s: float
+    work: Work
+    metric: Metric
+    state: State
+    reason: str
+    time_s: float  # mean of the rounds' medians: the time of one run
+    interval: Interval
+    warmup_times_s: tuple[float, ...]
+    rounds: tuple[Round, ...]
+    energy_j: float | None  # spent by the device over `energy_window_s`
+    energy_window_s: float | None
+    telemetry: tuple[TelemetrySample, ...]
+    telemetry_lost: str | None  # why the sensors stopped answering, if they did
+    answer_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A point that this device cannot run, and why."""
+
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A point that was tried and did not end in a measurement."""
+
+    job: Job
+    started_at: str
+    elapsed_s: float
+    outcome: FailureKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a job ended in: exactly one of the three."""
+
+    measurement: Measurement | None = None
+    skipped: Skipped | None = None
+    failed: Failed | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Who reports. The name is only a label; the seal's public key is the identity."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the measurements ran under."""
+
+    harness_version: str
+    python: str
+    os: str
+    packages: Mapping[str, str]
+    cpu_limit_count: int | None  # processors this process may use
+    niceness: int | None
+    load_average_1min: float | None
+    memory_free_bytes: int | None
+    governor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    """Binds a report: a digest of each outcome, one over the whole, and a signature if there is a key."""
+
+    outcomes: tuple[str, ...]  # SHA-256 of each outcome's canonical bytes, in the order of arrival
+    digest: str  # SHA-256 of the report without its outcomes and with `digest` and `signature` empty
+    algorithm: Literal["ed25519", "unsigned"]
+    public_key: str | None
+    signature: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that one node measured in one run."""
+
+    schema: Literal["harness.report/1"]
+    created_at: str
+    sealed_at: str
+    node: Node
+    environment: Environment
+    devices: tuple[Device, ...]
+    emulated: bool
+    preset: str
+    seed: str
+    plan: tuple[Job, ...]
+    outcomes: tuple[Outcome, ...]
+    previous: str | None  # digest of this node's report before this one
+    seal: Seal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenge:
+    """What a verifier asks of one device: fresh, addressed, and good once."""
+
+    schema: Literal["harness.challenge/1"]
+    nonce: str
+    beacon: str | None
+    provider: str
+    device_uuid: str
+    epoch: int
+    params: Params
+    issued_at: str
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """What a prover answered to a challenge, named by digest."""
+
+    schema: Literal["harness.transcript/1"]
+    challenge_digest: str
+    device_uuid: str
+    commitment: str
+    openings: tuple[str, ...]
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing wrong with a document: where, and what."""
+
+    path: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What checking a document established, and what it did not."""
+
+    subject: str  # the file or digest judged
+    digest: str | None
+    accepted: bool
+    signed_by: str | None
+    complete: bool
+    faults: tuple[Fault, ...]
+    proven: tuple[str, ...]
+    not_proven: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """A proven lower bound of one class of work, and the outcome it comes from."""
+
+    work_class: str  # gemm_fp16, mem, ...
+    low_per_s: float
+    high_per_s: float
+    unit: str
+    state: State
+    evidence: str  # digest of the outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """What a device was seen to do."""
+
+    report_digest: str
+    device_uuid: str
+    device_name: str
+    kind: DeviceKind
+    emulated: bool
+    memory_bytes: int | None
+    power_w: float | None  # mean while busy, from the energy counter or the power samples
+    power_limit_w: float | None
+    rates: tuple[Rate, ...]
+    excluded: tuple[str, ...]  # results left out, with the reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScorePart:
+    """One class's share in a score."""
+
+    work_class: str
+    weight_fraction: float
+    relative_speed: float  # against the reference node; dimensionless
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Speed on a workload profile against the reference node: compute units per hour."""
+
+    report_digest: str
+    device_uuid: str
+    device_name: str
+    kind: DeviceKind
+    emulated: bool
+    profile: str
+    unit: str
+    cu_per_hour: float | None  # None where a class of the profile was not measured
+    high_cu_per_hour: float | None
+    parts: tuple[ScorePart, ...]
+    missing: tuple[str, ...]
+    excluded: tuple[str, ...]
+    reference_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLine:
+    """One line of a price's breakdown."""
+
+    name: str
+    usd_per_hour: Decimal
+    basis: str  # measured, rated, given, assumed, computed; then how
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """A price with its derivation, or the reason why there is none."""
+
+    schema: Literal["harness.quote/1"]
+    report_digest: str
+    device_uuid: str
+    device_name: str
+    kind: DeviceKind
+    emulated: bool
+    status: Literal["priced", "withheld"]
+    reasons: tuple[str, ...]
+    for_gpu_market: bool
+    currency: Literal["USD"]
+    method: str
+    floor_usd_per_hour: Decimal | None
+    price_usd_per_hour: Decimal | None
+    price_usd_per_cu_hour: Decimal | None
+    profile: str | None
+    unit: str
+    breakdown: tuple[CostLine, ...]
+    issued_at: str
+    valid_for_s: int
+    evidence: tuple[str, ...]

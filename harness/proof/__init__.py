@@ -1,0 +1,1 @@
+"""Seals, signatures and chains: what lets a third party judge a report without trusting who sends it."""

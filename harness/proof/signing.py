@@ -1,0 +1,104 @@
+"""Ed25519 keys of a node, through `cryptography`: made, kept in a file of mode 0600, used for one purpose.
+
+Promised: a signature binds the key's owner to exactly these bytes, as a report of this program and nothing else.
+Not promised: that the owner told the truth, or that the key was not copied.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from harness.errors import MisuseError
+
+__all__ = ["HEX32", "Key", "is_signed_by", "keygen", "load_key"]
+
+HEX32 = re.compile(r"[0-9a-f]{64}")
+_HEX64 = re.compile(r"[0-9a-f]{128}")
+_DOMAIN = b"harness.report/1\0"
+
+
+class Key:
+    """A private key in memory."""
+
+    def __init__(self, private: Ed25519PrivateKey) -> None:
+        self._private = private
+
+    @property
+    def public_hex(self) -> str:
+        """The public key, 64 hex digits: the node's identity."""
+        return self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+    def sign(self, digest: str) -> str:
+        """Return the signature of a report's digest, 128 hex digits."""
+        return self._private.sign(_DOMAIN + bytes.fromhex(digest)).hex()
+
+
+def keygen(out: str | Path) -> str:
+    """Make a key, write it to a new file that only its owner can read, and return the public key in hex.
+
+    Raises:
+        MisuseError: the file exists (a key is never written over) or cannot be written.
+    """
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        # Created with its mode, not changed to it: there is no moment at which others could read it.
+        fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as err:
+        msg = f"{str(out)!r} exists and is not written over; choose another name"
+        raise MisuseError(msg) from err
+    except OSError as err:
+        msg = f"cannot write a key to {str(out)!r}: {err.strerror}"
+        raise MisuseError(msg) from err
+    with os.fdopen(fd, "wb") as file:
+        file.write(pem)
+    return Key(key).public_hex
+
+
+def load_key(path: str | Path) -> Key:
+    """Read a key that `keygen` wrote.
+
+    Raises:
+        MisuseError: there is no such file, others can read it, or it holds no Ed25519 key.
+    """
+    try:
+        pem, mode = Path(path).read_bytes(), Path(path).stat().st_mode
+    except OSError as err:
+        msg = f"cannot read the key {str(path)!r}: {err.strerror}"
+        raise MisuseError(msg) from err
+    if mode & 0o077:
+        msg = f"the key {str(path)!r} can be read by others (mode {mode & 0o777:04o}): chmod 600 {path}"
+        raise MisuseError(msg)
+    try:
+        private = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as err:
+        msg = f"{str(path)!r} is not a key made by `harness keygen`"
+        raise MisuseError(msg) from err
+    if not isinstance(private, Ed25519PrivateKey):
+        msg = f"{str(path)!r} holds another kind of key than Ed25519; make one with `harness keygen`"
+        raise MisuseError(msg)
+    return Key(private)
+
+
+def is_signed_by(public_hex: str, digest: str, signature_hex: str) -> bool:
+    """Tell whether this key signed this digest. Lower-case hex only: a second spelling is a changed byte."""
+    if not (HEX32.fullmatch(public_hex) and HEX32.fullmatch(digest) and _HEX64.fullmatch(signature_hex)):
+        return False
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
+        public.verify(bytes.fromhex(signature_hex), _DOMAIN + bytes.fromhex(digest))
+    except (InvalidSignature, ValueError):
+        return False
+    return True

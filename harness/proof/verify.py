@@ -1,0 +1,195 @@
+"""Judges report files: are they whole, unchanged, in order, and do their numbers follow from their raw times?
+
+Proven by an accepted report: nobody changed it since it was sealed; who signed it, if it is signed; its intervals follow from its raw
+times; nothing is missing that its plan names, or it says so; and the reports given form one unbroken chain.
+Not proven: that the times were measured, or on that device. An unsigned report could have been written by anybody.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness import codec, stats, units
+from harness.errors import ForgeryError, MisuseError
+from harness.model import Fault, Job, Measurement, Outcome, Report, Verdict
+from harness.proof.seal import head_digest
+from harness.proof.signing import HEX32, is_signed_by
+
+__all__ = ["job_of", "judge_report", "verify"]
+
+_ROUNDING = 1e-9  # relative: the same arithmetic on another libm
+
+
+def verify(*files: str | Path, signer: str | None = None) -> tuple[Verdict, ...]:
+    """Judge report files; several of one node also as a chain, in the order given.
+
+    Args:
+        files: the reports.
+        signer: a public key in hex that must have signed each of them.
+
+    Raises:
+        MisuseError: no file was given, one cannot be read, or `signer` is no public key. Faults are returned, not raised.
+    """
+    if not files:
+        msg = "no report to verify was given"
+        raise MisuseError(msg)
+    if signer is not None and not HEX32.fullmatch(signer):
+        msg = f"signer {signer!r} is not a public key: 64 lower-case hex digits, as `harness keygen` prints"
+        raise MisuseError(msg)
+    verdicts: list[Verdict] = []
+    newest: dict[str, tuple[str, str | None]] = {}  # node -> file and digest of its report before this one
+    for file in files:
+        try:
+            report = codec.read(Path(file), Report)
+        except ForgeryError as err:
+            verdicts.append(_refused(str(file), Fault(path=err.path, what=err.what)))
+            continue
+        broken = _chain_faults(report, newest.get(report.node.name))
+        newest[report.node.name] = (str(file), report.seal.digest)
+        verdicts.append(judge_report(report, str(file), signer=signer, more=broken))
+    return tuple(verdicts)
+
+
+def judge_report(report: Report, subject: str, *, signer: str | None = None, more: Sequence[Fault] = ()) -> Verdict:
+    """Judge one decoded report. `more` are faults found outside it."""
+    faults = (*_seal_faults(report), *_signer_faults(report, signer), *_content_faults(report), *more)
+    complete = len(report.outcomes) == len(report.plan)
+    signed_by = report.seal.public_key if report.seal.signature else None
+    proven = [
+        "no byte was changed since it was sealed",
+        f"signed by {signed_by}" if signed_by else None,
+        "each interval follows from the raw times",
+        f"all {len(report.plan)} planned jobs have an outcome" if complete else None,
+    ]
+    open_questions = [
+        None if signed_by else "who made it: it is unsigned, and anybody can seal a file",
+        None if complete else f"what {len(report.plan) - len(report.outcomes)} of {len(report.plan)} planned jobs would have given",
+        "that the times were measured, and on this device: that takes a challenge",
+        "that it ran on a GPU: the device is emulated" if report.emulated else None,
+    ]
+    return Verdict(
+        subject=subject,
+        digest=report.seal.digest,
+        accepted=not faults,
+        signed_by=signed_by,
+        complete=complete,
+        faults=faults,
+        proven=() if faults else tuple(filter(None, proven)),
+        not_proven=tuple(filter(None, open_questions)),
+    )
+
+
+def job_of(outcome: Outcome) -> Job | None:
+    """Return the job an outcome belongs to, or None if it does not hold exactly one result."""
+    held = [r for r in (outcome.measurement, outcome.skipped, outcome.failed) if r is not None]
+    return held[0].job if len(held) == 1 else None
+
+
+def _refused(subject: str, fault: Fault) -> Verdict:
+    return Verdict(
+        subject=subject,
+        digest=None,
+        accepted=False,
+        signed_by=None,
+        complete=False,
+        faults=(fault,),
+        proven=(),
+        not_proven=("anything: it cannot be read as a report",),
+    )
+
+
+def _chain_faults(report: Report, before: tuple[str, str | None] | None) -> tuple[Fault, ...]:
+    if before is None or report.previous == before[1]:
+        return ()
+    what = (
+        f"the chain is broken: it follows {_short(report.previous)}, but the report before it here, {before[0]}, "
+        f"is {_short(before[1])}: one is missing or they are out of order"
+    )
+    return (Fault(path="$.previous", what=what),)
+
+
+def _short(digest: str | None) -> str:
+    return digest[:8] if digest else "no report"
+
+
+def _seal_faults(report: Report) -> Iterator[Fault]:
+    yield from _outcome_faults(report)
+    if head_digest(report) != report.seal.digest:
+        yield Fault(path="$.seal.digest", what="the head of the report (all but its outcomes) was changed after it was sealed")
+    seal = report.seal
+    if seal.algorithm == "unsigned":
+        if seal.public_key is not None or seal.signature is not None:
+            yield Fault(path="$.seal.algorithm", what="says unsigned, but there is a key or a signature")
+    elif not (seal.public_key and seal.signature and is_signed_by(seal.public_key, seal.digest, seal.signature)):
+        yield Fault(path="$.seal.signature", what=f"does not fit the digest and the public key {seal.public_key}")
+
+
+def _outcome_faults(report: Report) -> Iterator[Fault]:
+    """Name each outcome that was changed, removed, added or moved."""
+    sealed = report.seal.outcomes
+    actual = [codec.digest(o) for o in report.outcomes]
+    if tuple(actual) == sealed:
+        return
+    if len(actual) == len(sealed) and sorted(actual) == sorted(sealed):
+        first = next(i for i, (a, s) in enumerate(zip(actual, sealed, strict=True)) if a != s)
+        yield Fault(path=f"$.outcomes[{first}]", what="the outcomes were put in another order")
+        return
+    removed = [i for i, digest in enumerate(sealed) if digest not in set(actual)]
+    strangers = [i for i, digest in enumerate(actual) if digest not in set(sealed)]
+    if len(actual) == len(sealed):
+        yield from (Fault(path=f"$.outcomes[{i}]", what="was changed after it was sealed") for i in strangers)
+        return
+    for i in removed:
+        yield Fault(path="$.outcomes", what=f"outcome {i} of the seal ({sealed[i][:8]}) was removed")
+    for i in strangers:
+        yield Fault(path=f"$.outcomes[{i}]", what="is not in the seal: added or changed")
+    if not removed and not strangers:
+        yield Fault(path="$.outcomes", what="an outcome stands twice")
+
+
+def _signer_faults(report: Report, signer: str | None) -> Iterator[Fault]:
+    if signer and report.seal.public_key != signer:
+        yield Fault(path="$.seal.public_key", what=f"signed by {report.seal.public_key or 'nobody'}, not by {signer}")
+
+
+def _content_faults(report: Report) -> Iterator[Fault]:
+    planned = {codec.digest(job) for job in report.plan}
+    if len(planned) != len(report.plan):
+        yield Fault(path="$.plan", what="a job is planned twice")
+    uuids = {d.uuid for d in report.devices}
+    if report.emulated != any(d.emulated for d in report.devices):
+        yield Fault(path="$.emulated", what="does not agree with the devices")
+    done: set[str] = set()
+    for i, outcome in enumerate(report.outcomes):
+        path, job = f"$.outcomes[{i}]", job_of(outcome)
+        if job is None:
+            yield Fault(path=path, what="must hold exactly one of measurement, skipped and failed")
+            continue
+        key = codec.digest(job)
+        if key not in planned:
+            yield Fault(path=path, what=f"{job.benchmark} with these parameters was not planned")
+        if key in done:
+            yield Fault(path=path, what=f"a second outcome of one job ({job.benchmark})")
+        done.add(key)
+        if job.device_uuid not in uuids:
+            yield Fault(path=path, what=f"device {job.device_uuid} is not among the report's devices")
+        if outcome.measurement:
+            yield from _measurement_faults(outcome.measurement, f"{path}.measurement")
+
+
+def _measurement_faults(m: Measurement, path: str) -> Iterator[Fault]:
+    if units.amount(m.work, m.metric)[0] <= 0:
+        yield Fault(path=f"{path}.work", what=f"no work of the kind that its metric, {m.metric}, counts")
+    times = [t for r in m.rounds for t in r.times_s]
+    if not all(r.times_s for r in m.rounds) or not m.rounds:
+        yield Fault(path=f"{path}.rounds", what="a round without times")
+    elif not all(t > 0 for t in times):
+        yield Fault(path=f"{path}.rounds", what="a time that is not positive")
+    else:
+        centre, low, high = stats.interval(stats.medians([r.times_s for r in m.rounds]))
+        expected = (centre, max(low, min(times)), high)
+        stated = (m.time_s, m.interval.low_s, m.interval.high_s)
+        if not all(math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(stated, expected, strict=True)):
+            yield Fault(path=f"{path}.interval", what=f"says {stated}, its raw times give {expected}")

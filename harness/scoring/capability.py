@@ -1,0 +1,194 @@
+"""From a report to what each device was shown to do: the low end of each interval, never the best run.
+
+Covers: lucky runs (the interval's slow end counts), results in a bad state, memory rates taken in a cache.
+Does not cover: invented times, or points left out of a plan. Whether a report is true is for `harness.proof` to say.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, median
+from typing import TYPE_CHECKING, NamedTuple
+
+from harness.errors import ForgeryError
+from harness.model import Capability, Device, Job, Measurement, Metric, Rate, Report, State
+from harness.units import quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["Result", "capability", "counted", "results"]
+
+
+class Result(NamedTuple):
+    """A measurement, and the digest by which the seal names its outcome."""
+
+    measurement: Measurement
+    digest: str
+
+
+class _Rule(NamedTuple):
+    """Which results stand for a class of work, and what is counted in them."""
+
+    work_class: str
+    benchmark: str
+    metric: Metric
+    where: Mapping[str, str]
+    size: str | None = None  # only results with the largest value of this parameter stand for the class
+
+
+# The first rule with a result gives the class. A chase is counted as hops per second, so that larger is better.
+_RULES = (
+    _Rule("fft", "fft", "compute", {}),
+    _Rule("gemm_fp16", "gemm", "compute", {"dtype": "float16"}),
+    _Rule("gemm_fp32", "gemm", "compute", {"dtype": "float32"}),
+    _Rule("gemm_fp64", "gemm", "compute", {"dtype": "float64"}),
+    _Rule("hash", "sha256", "throughput", {}),
+    _Rule("latency", "chase", "throughput", {}, size="size_bytes"),
+    _Rule("mem", "stream", "bandwidth", {"op": "triad"}, size="n"),
+    _Rule("mem", "stream", "bandwidth", {"op": "copy"}, size="n"),
+)
+_STEADY: frozenset[State] = frozenset({"valid", "power_capped", "thermally_limited"})
+# A CPU shares its machine with everything else; its lower bound stays honest, and no GPU price depends on it.
+_RESTLESS: frozenset[State] = frozenset({"noisy", "drifting", "not_steady"})
+
+
+def capability(report: Report) -> tuple[Capability, ...]:
+    """Return what each device with a result, good or bad, has shown, in the report's order of devices.
+
+    Raises:
+        ForgeryError: the seal does not name each outcome.
+    """
+    tried = {r.measurement.job.device_uuid for r in results(report)}
+    failed = {x.failed.job.device_uuid for x in report.outcomes if x.failed}
+    return tuple(_capability(report, device) for device in report.devices if device.uuid in tried | failed)
+
+
+def results(report: Report) -> list[Result]:
+    """Return a report's measurements, each with its digest.
+
+    Raises:
+        ForgeryError: the seal does not name each outcome.
+    """
+    if len(report.seal.outcomes) != len(report.outcomes):
+        what = f"names {len(report.seal.outcomes)} outcomes; the report has {len(report.outcomes)}"
+        raise ForgeryError(what, "$.seal.outcomes")
+    pairs = zip(report.outcomes, report.seal.outcomes, strict=True)
+    return [Result(outcome.measurement, digest) for outcome, digest in pairs if outcome.measurement]
+
+
+def counted(report: Report, device: Device) -> list[Measurement]:
+    """Return a device's measurements that may enter a score."""
+    return [m for m, _ in _results_of(report, device) if not _objection(device, m)]
+
+
+def _results_of(report: Report, device: Device) -> list[Result]:
+    return [r for r in results(report) if r.measurement.job.device_uuid == device.uuid]
+
+
+def _capability(report: Report, device: Device) -> Capability:
+    return Capability(
+        report_digest=report.seal.digest,
+        device_uuid=device.uuid,
+        device_name=device.name,
+        kind=device.kind,
+        emulated=report.emulated or device.emulated,
+        memory_bytes=device.memory_bytes,
+        power_w=_power_w(counted(report, device)),
+        power_limit_w=device.power_limit_w,
+        rates=_rates(device, _results_of(report, device)),
+        excluded=tuple(_excluded(report, device)),
+    )
+
+
+def _objection(device: Device, m: Measurement) -> str | None:
+    """Return why a result may not count for a device, or None."""
+    allowed = _STEADY if device.kind == "cuda" else _STEADY | _RESTLESS
+    if m.state not in allowed:
+        return f"{m.state}: {m.reason}"
+    if not math.isfinite(m.interval.high_s):
+        return "its interval has no slow end: one round is not enough"
+    if _in_cache(device, m):
+        return f"{m.work.bytes_moved} bytes stay in a cache of {device.l2_bytes} bytes: not a memory rate"
+    return None
+
+
+def _in_cache(device: Device, m: Measurement) -> bool:
+    """Tell whether a GPU's stream was short enough to be served by its L2, which would sell a cache as memory."""
+    if device.kind != "cuda" or device.l2_bytes is None or m.job.benchmark != "stream":
+        return False
+    return m.work.bytes_moved < 2 * device.l2_bytes
+
+
+def _excluded(report: Report, device: Device) -> Iterator[str]:
+    """Yield each result that does not count, with why: bad measurements, then failures."""
+    for m, _ in _results_of(report, device):
+        if objection := _objection(device, m):
+            yield f"{_point(m.job)}: {objection}"
+    for failed in (x.failed for x in report.outcomes):
+        if failed and failed.job.device_uuid == device.uuid:
+            yield f"{_point(failed.job)}: {failed.outcome}: {failed.reason}"
+
+
+def _point(job: Job) -> str:
+    return " ".join([job.benchmark, *(f"{name}={value}" for name, value in sorted(job.params.items()))])
+
+
+def _rates(device: Device, found: Sequence[Result]) -> tuple[Rate, ...]:
+    rates: dict[str, Rate] = {}
+    for rule in _RULES:
+        candidates = [_rate(rule, r) for r in _standing(rule, found) if not _objection(device, r.measurement)]
+        best = max(candidates, key=lambda rate: rate.low_per_s, default=None)
+        if best and best.low_per_s > 0 and rule.work_class not in rates:
+            rates[rule.work_class] = best
+    return tuple(rates.values())
+
+
+def _standing(rule: _Rule, found: Sequence[Result]) -> list[Result]:
+    """Return the results that stand for a class.
+
+    The largest size is sought among all results, bad ones too: a bad result in memory must not promote one in a cache.
+    """
+    fitting = [r for r in found if _fits(rule, r.measurement.job)]
+    largest = max((_size(rule, r) for r in fitting), default=0)
+    return [r for r in fitting if _size(rule, r) == largest]
+
+
+def _fits(rule: _Rule, job: Job) -> bool:
+    return job.benchmark == rule.benchmark and all(job.params.get(k) == v for k, v in rule.where.items())
+
+
+def _size(rule: _Rule, result: Result) -> float:
+    value = result.measurement.job.params.get(rule.size, 0) if rule.size else 0
+    return 0 if isinstance(value, str) else value
+
+
+def _rate(rule: _Rule, result: Result) -> Rate:
+    m, digest = result
+    low = quantity(m.work, rule.metric, m.interval.high_s)
+    return Rate(
+        work_class=rule.work_class,
+        low_per_s=low.value,
+        high_per_s=quantity(m.work, rule.metric, _fastest_s(m)).value,
+        unit=low.unit,
+        state=m.state,
+        evidence=digest,
+    )
+
+
+def _fastest_s(m: Measurement) -> float:
+    """Return the interval's fast end; where noise pushed it down to zero, the fastest run seen."""
+    return m.interval.low_s or min(t for r in m.rounds for t in r.times_s)
+
+
+def _power_w(measurements: Sequence[Measurement]) -> float | None:
+    """Return watts while busy: from the energy counter, else from power samples, else None.
+
+    A latency-bound run leaves the device waiting, so it does not count as busy.
+    """
+    busy = [m for m in measurements if m.metric != "latency"]
+    means = [m.energy_j / m.energy_window_s for m in busy if m.energy_j and m.energy_window_s]
+    if means:
+        return median(means)
+    samples = [s.power_w for m in busy for s in m.telemetry if s.power_w is not None]
+    return fmean(samples) if samples else None

@@ -1,0 +1,69 @@
+"""From work and time to a value in a unit: the only place that divides one by the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from harness.model import Measurement, Metric, Work
+
+__all__ = ["Quantity", "amount", "engineering", "metric_of", "quantity", "rate_interval"]
+
+
+class Quantity(NamedTuple):
+    """A value with its unit, decimal prefixes only."""
+
+    value: float
+    unit: str
+
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+_SMALL = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps"))
+
+
+def metric_of(work: Work) -> Metric:
+    """Choose the headline of a piece of work that declares none: FLOPs, else bytes, else items."""
+    if work.flops:
+        return "compute"
+    return "bandwidth" if work.bytes_moved else "throughput"
+
+
+def amount(work: Work, metric: Metric) -> tuple[int, str]:
+    """Return how much of the metric one run does, and the unit of that amount."""
+    match metric:
+        case "compute":
+            return work.flops, "FLOP"
+        case "bandwidth":
+            return work.bytes_moved, "B"
+        case "throughput" | "latency":
+            return work.items, work.item
+
+
+def quantity(work: Work, metric: Metric, time_s: float) -> Quantity:
+    """Turn the time of one run into the metric's value in SI units: FLOP/s, B/s, item/s or s/item."""
+    count, unit = amount(work, metric)
+    if metric == "latency":
+        return Quantity(time_s / count, f"s/{unit}")
+    return Quantity(count / time_s, f"{unit}/s")
+
+
+def rate_interval(measurement: Measurement) -> tuple[Quantity, Quantity]:
+    """Return the low and the high end of a measurement's value; for a latency, low is the faster end."""
+    ends = [
+        quantity(measurement.work, measurement.metric, t)
+        for t in (measurement.interval.low_s, measurement.interval.high_s)
+    ]
+    low, high = sorted(ends, key=lambda q: q.value)
+    return low, high
+
+
+def engineering(q: Quantity) -> Quantity:
+    """Scale a quantity to a readable prefix: 3.2e10 B/s is 32 GB/s, 4.1e-9 s/hop is 4.1 ns/hop."""
+    if q.unit.startswith("s/") or q.unit == "s":
+        scale, name = next((p for p in _SMALL if abs(q.value) >= p[0]), _SMALL[-1])
+        return Quantity(q.value / scale, name + q.unit[1:])
+    scale, prefix = next((p for p in _PREFIXES if abs(q.value) >= p[0]), _PREFIXES[-1])
+    head = q.unit.split("/", maxsplit=1)[0]
+    # A prefix belongs on a unit (GB/s), not on a counted thing: those read "11 M hash/s".
+    joint = prefix + q.unit if head in {"FLOP", "B", "OP"} else f"{prefix} {q.unit}".strip()
+    return Quantity(q.value / scale, joint)
