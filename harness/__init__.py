@@ -1,0 +1,83 @@
+"""Measure GPUs, prove what was measured, score it and price it.
+
+Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `verify`, `keygen`, `schema`.
+Each is imported when it is first used, so that `import harness` loads nothing heavy.
+
+    import harness
+    finished = harness.run("stream", "gemm", device="cpu")
+    print(harness.quote(finished[0].report)[0].price_usd_per_hour)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.cluster.session import Finished, devices, run
+    from harness.codec import schema
+    from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
+    from harness.model import Device, Measurement, Quote, Report, Score, Verdict
+    from harness.proof.signing import keygen
+    from harness.proof.verify import verify
+    from harness.registry import Case, Skip, Work, benchmark
+    from harness.registry import find as list  # noqa: A004 - the command's name
+    from harness.scoring.costs import Costs, load_costs
+    from harness.scoring.evidence import load, quote, score
+
+_HOMES = {
+    "harness.cluster.session": ("Finished", "devices", "run"),
+    "harness.codec": ("schema",),
+    "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
+    "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
+    "harness.proof.signing": ("keygen",),
+    "harness.proof.verify": ("verify",),
+    "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
+    "harness.scoring.costs": ("Costs", "load_costs"),
+    "harness.scoring.evidence": ("load", "quote", "score"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Case",
+    "Costs",
+    "Device",
+    "FailureError",
+    "Finished",
+    "ForgeryError",
+    "HarnessError",
+    "Measurement",
+    "MisuseError",
+    "Quote",
+    "Report",
+    "Score",
+    "Skip",
+    "Verdict",
+    "Work",
+    "WrongAnswerError",
+    "benchmark",
+    "devices",
+    "keygen",
+    "list",
+    "load",
+    "load_costs",
+    "quote",
+    "run",
+    "schema",
+    "score",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        msg = f"module 'harness' has no attribute {name!r}"
+        raise AttributeError(msg)
+    module = importlib.import_module(_HOME_OF[name])
+    value: object = getattr(module, "find" if name == "list" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> tuple[str, ...]:
+    return tuple(sorted(__all__))

@@ -1,7 +1,7 @@
-"""Records <-> canonical bytes (RFC 8785, "JCS"), their digests, strict decoding, and their JSON Schema.
+r"""Records <-> canonical bytes (RFC 8785, "JCS"), their digests, strict decoding, and their JSON Schema.
 
 Decoding accepts one spelling only: what decodes and re-encodes to the very same bytes. That single rule refuses unknown
-fields, duplicate keys, other key orders, white space, `1.0` for `1` and `\\u0041` for `A`; the rest of this module finds the
+fields, duplicate keys, other key orders, white space, `1.0` for `1` and `\u0041` for `A`; the rest of this module finds the
 words to say which of these it was, and where.
 
 Schema history
@@ -35,7 +35,7 @@ MAX_BYTES = 64 << 20
 MAX_DEPTH = 32  # our deepest record has 7 levels
 
 
-def plain(record: object) -> Any:  # noqa: ANN401 - JSON has no narrower type
+def plain(record: object) -> Any:
     """Turn a record into dicts, lists, strings and numbers; `Decimal` becomes a string."""
     return msgspec.to_builtins(record)
 
@@ -180,7 +180,7 @@ def _second_spelling(data: bytes, canonical: bytes) -> ForgeryError:
     return ForgeryError(f"second spelling: not the canonical form of RFC 8785 (byte {same})", path)
 
 
-def _differences(path: str, given: Any, kept: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+def _differences(path: str, given: Any, kept: Any) -> Iterator[tuple[str, str]]:
     """Yield what a document says and the record does not hold; equal numbers in two spellings are not told apart here."""
     if isinstance(given, dict) and isinstance(kept, dict):
         for key, value in given.items():
@@ -199,7 +199,7 @@ def _differences(path: str, given: Any, kept: Any) -> Iterator[tuple[str, str]]:
 
 
 def _records() -> list[type]:
-    found = [getattr(model, name) for name in model.__all__]
+    found: list[type] = [getattr(model, name) for name in model.__all__]
     return [kind for kind in found if dataclasses.is_dataclass(kind)]
 
 

@@ -26,8 +26,8 @@ __all__ = [
     "GROUP",
     "Benchmark",
     "Case",
-    "Skip",
     "Sized",
+    "Skip",
     "Work",
     "benchmark",
     "benchmarks",
@@ -158,7 +158,9 @@ def benchmarks() -> Mapping[str, Benchmark]:
                 if not isinstance(record, Benchmark) or record.module != module.__name__:
                     continue
                 if record.name in found:
-                    msg = f"two benchmarks are called {record.name!r}: in {found[record.name].module} and {record.module}"
+                    msg = (
+                        f"two benchmarks are called {record.name!r}: in {found[record.name].module} and {record.module}"
+                    )
                     raise FailureError(msg)
                 found[record.name] = record
     return dict(sorted(found.items()))

@@ -468,7 +468,7 @@ def test_a_cpu_of_unknown_size_gets_no_price() -> None:
 
 
 @pytest.mark.parametrize("by_report", [True, False])
-def test_an_emulated_device_gets_no_price(by_report: bool) -> None:  # noqa: FBT001 - the two ways to be emulated
+def test_an_emulated_device_gets_no_price(by_report: bool) -> None:
     device = replace(gpu(), emulated=not by_report)
     (own,) = quote(report(gemm(), stream(), device=device, emulated=by_report))
     assert (own.status, own.emulated, own.for_gpu_market, own.breakdown) == ("withheld", True, False, ())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import codec
-from harness.cluster.lease import Lease
+from harness.cluster.lease import Lease, answered
 from harness.cluster.plan import deadline_s
 from harness.cluster.task import Inventory
 from harness.errors import FailureError, ForgeryError, MisuseError
@@ -88,7 +88,9 @@ def inspect_on_ray(address: str | None = None) -> tuple[Inventory, ...]:
                 ray.kill(scout)
 
 
-def run_on_ray(errands: Sequence[Errand], orders: Orders, address: str | None = None) -> Iterator[tuple[Errand, Outcome]]:
+def run_on_ray(
+    errands: Sequence[Errand], orders: Orders, address: str | None = None
+) -> Iterator[tuple[Errand, Outcome]]:
     """Carry out errands through Ray: one exclusive lease a device, each working off its own queue."""
     with _cluster(address) as ray:
         nodes = {node["NodeID"]: node for node in _live(ray)}
@@ -120,7 +122,7 @@ class _Busy:
 class _Queue:
     """The jobs of one device, its lease, and at most one job in flight."""
 
-    def __init__(self, ray: Any, nodes: dict[str, Any], errand: Errand, uuid: str, orders: Orders) -> None:  # noqa: ANN401
+    def __init__(self, ray: Any, nodes: dict[str, Any], errand: Errand, uuid: str, orders: Orders) -> None:
         self._ray, self._errand, self._orders = ray, errand, orders
         self._node = nodes.get(errand.inventory.place or "")
         self.waiting = [job for job in errand.jobs if job.device_uuid == uuid]
@@ -154,7 +156,7 @@ class _Queue:
 
     def _start(self, job: Job) -> None:
         first = self._lease is None
-        if first:
+        if first and self._node is not None:
             gpus = 1 if self._device.kind == "cuda" and self._node["Resources"].get("GPU") else 0
             self._lease = _actor(self._ray, self._node, (self._device.kind,), gpus=gpus)
         self._orders.started(job)
@@ -171,10 +173,9 @@ class _Queue:
         try:
             if not done:
                 return self._lost(busy, "timeout", "its lease did not answer in time and was killed")
-            outcome = codec.decode(self._ray.get(busy.ref, timeout=_GRACE_S), Outcome)
+            return answered(self._ray.get(busy.ref, timeout=_GRACE_S), busy.job)
         except (self._ray.exceptions.RayError, ForgeryError) as err:
             return self._lost(busy, "crashed", f"its lease was lost: {type(err).__name__}")
-        return outcome
 
     def _lost(self, busy: _Busy, how: FailureKind, reason: str) -> Outcome:
         self.close()  # the next job gets a new lease
@@ -197,13 +198,13 @@ class _Remote:
         return codec.encode(self._lease.measure(*args))
 
 
-def _actor(ray: Any, node: Any, kinds: tuple[str, ...], *, gpus: int = 0) -> Any:  # noqa: ANN401
+def _actor(ray: Any, node: Any, kinds: tuple[str, ...], *, gpus: int = 0) -> Any:
     """Start a lease on one node. Never restarted and never retried by Ray: a benchmark must not run twice unseen."""
     remote = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=0, max_task_retries=0)(_Remote)
     return remote.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(kinds)
 
 
-def _inventory(ray: Any, place: str, ref: Any) -> Inventory:  # noqa: ANN401
+def _inventory(ray: Any, place: str, ref: Any) -> Inventory:
     try:
         return replace(codec.decode(ray.get(ref, timeout=_LEASE_S), Inventory), place=place)
     except (ray.exceptions.RayError, ForgeryError) as err:
@@ -211,7 +212,7 @@ def _inventory(ray: Any, place: str, ref: Any) -> Inventory:  # noqa: ANN401
         raise FailureError(msg) from err
 
 
-def _live(ray: Any) -> list[Any]:  # noqa: ANN401
+def _live(ray: Any) -> list[Any]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -236,7 +237,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _import_ray() -> Any:  # noqa: ANN401
+def _import_ray() -> Any:
     """Import Ray after setting what it reads once.
 
     Its uv hook would pack the working folder and restart workers under `uv run`; its workers run at niceness 15, which starves

@@ -124,7 +124,9 @@ class Nursery:
             asked.seek(0)
             reader, writer = os.pipe()
             with os.fdopen(reader, "rb", buffering=0) as pipe:
-                socket.send_fds(sock, [json.dumps({"env": dict(env or {})}).encode()], [asked.fileno(), writer, log.fileno()])
+                socket.send_fds(
+                    sock, [json.dumps({"env": dict(env or {})}).encode()], [asked.fileno(), writer, log.fileno()]
+                )
                 os.close(writer)
                 return self._follow(sock, pipe, log, began, deadline_s)
 
@@ -150,7 +152,8 @@ def _attend(sock: socket.socket, pipe: IO[bytes], deadline: float) -> tuple[byte
 
     The end of the pipe does not tell that: a child left behind may hold it open.
     """
-    result, open_ends = bytearray(), [pipe, sock]
+    result = bytearray()
+    open_ends: list[IO[bytes] | socket.socket] = [pipe, sock]
     while len(result) <= _MAX_RESULT:
         ready, _, _ = select.select(open_ends, [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
@@ -179,7 +182,7 @@ def _ended(how: Literal["ok"] | FailureKind, result: bytes, why: str, began: flo
     return Ended(how=how, result=result, why=why, elapsed_s=time.monotonic() - began)
 
 
-def _wait(file: object, deadline: float) -> bool:
+def _wait(file: socket.socket, deadline: float) -> bool:
     ready, _, _ = select.select([file], [], [], max(0.0, deadline - time.monotonic()))
     return bool(ready)
 

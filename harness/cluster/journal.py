@@ -107,7 +107,9 @@ def reopen(path: str | Path, key: Key | None) -> Journal:
         msg = f"{str(path)!r} is complete: there is nothing to resume"
         raise MisuseError(msg)
     if verdict.signed_by != (key.public_hex if key else None):
-        msg = f"{str(path)!r} was signed by {verdict.signed_by or 'nobody'}: resume it with the same key, given by --key"
+        msg = (
+            f"{str(path)!r} was signed by {verdict.signed_by or 'nobody'}: resume it with the same key, given by --key"
+        )
         raise MisuseError(msg)
     return Journal(prepare_folder(file.parent), report, key, path=file)
 

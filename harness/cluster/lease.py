@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
+from typing import Self
 
 from harness import codec
 from harness.cluster.isolate import Nursery
@@ -13,8 +13,9 @@ from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort
 from harness.measure.runner import now
 from harness.model import Device, DeviceKind, Failed, Job, Outcome
+from harness.proof.verify import job_of
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "answered"]
 
 _INSPECT_S = 120.0
 
@@ -28,7 +29,7 @@ class Lease:
         heavy = dict.fromkeys(module for kind in sorted(kinds) for module in wanted[kind])
         self._nursery = Nursery(("harness.cluster.task", *heavy))
 
-    def __enter__(self) -> Lease:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -55,11 +56,24 @@ class Lease:
         started_at = now()
         task = codec.encode(Task(kind="measure", job=job, device=device, effort=effort))
         ended = self._nursery.run(task, deadline_s=deadline_s(effort, device), env=environment_for(device))
-
-        if ended.how == "ok":
+        how, why = ended.how, ended.why
+        if how == "ok":
             try:
-                return codec.decode(ended.result, Outcome)
+                return answered(ended.result, job)
             except ForgeryError as err:
-                ended = replace(ended, how="crashed", why=f"the process answered something else than an outcome: {err}")
-        failed = Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=ended.how, reason=ended.why)
+                how, why = "crashed", f"the process did not answer with this job's outcome: {err}"
+        failed = Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why)
         return Outcome(failed=failed)
+
+
+def answered(data: bytes, job: Job) -> Outcome:
+    """Read the outcome of a job from the bytes that came back for it.
+
+    Raises:
+        ForgeryError: they are no outcome, or another job's.
+    """
+    outcome = codec.decode(data, Outcome)
+    if job_of(outcome) != job:
+        what = "not the outcome of the job that was asked for"
+        raise ForgeryError(what)
+    return outcome

@@ -50,12 +50,15 @@ def _serve(sock: socket.socket, request: dict[str, dict[str, str]], fds: list[in
         _child(sock, request["env"], *fds)
     for fd in fds:
         os.close(fd)
-    with contextlib.suppress(OSError):  # here as well as in the child, so that the group exists before anyone hears of it
+    with contextlib.suppress(
+        OSError
+    ):  # here as well as in the child, so that the group exists before anyone hears of it
         os.setpgid(pid, pid)
     sock.send(json.dumps({"pid": pid}).encode())
     handle = os.pidfd_open(pid)
     try:
-        ready, _, _ = select.select([handle, sock], [], [])
+        watched: list[int | socket.socket] = [handle, sock]
+        ready, _, _ = select.select(watched, [], [])
         if handle not in ready:  # only an end of file can come now: whoever asked is gone
             os.killpg(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)

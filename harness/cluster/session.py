@@ -135,7 +135,7 @@ def _chosen(found: Sequence[Inventory], selector: str) -> list[tuple[Inventory, 
     return picked
 
 
-def _begin(  # noqa: PLR0913 - the parts of a report's head
+def _begin(
     inventory: Inventory,
     chosen: tuple[Device, ...],
     names: Sequence[str],

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,9 @@ class _Watch:
 class CpuBackend:
     """One process's view of the CPU; uses as many threads as the process may run on."""
 
-    xp = np
-
     def __init__(self, device: Device) -> None:
         self.device = device
+        self.xp: Any = np
         self._threads = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="lane")
 
@@ -61,7 +61,7 @@ class CpuBackend:
             edges = [n * i // lanes for i in range(lanes + 1)]
             pieces = [
                 self._pool.submit(compiled, np.uint64(i), np.uint64(lo), np.uint64(hi - lo), one, *args)
-                for i, (lo, hi) in enumerate(zip(edges, edges[1:], strict=False))
+                for i, (lo, hi) in enumerate(pairwise(edges))
             ]
             for piece in pieces:
                 piece.result()
@@ -143,7 +143,20 @@ def cpu_device() -> Device:
 
 
 _ISA = frozenset(
-    {"sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "aes", "sha_ni"}
+    {
+        "sse4_2",
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_tile",
+        "amx_bf16",
+        "aes",
+        "sha_ni",
+    }
     | {"asimd", "asimddp", "sve", "sve2", "bf16", "i8mm"}
 )
 

@@ -112,7 +112,7 @@ class CudaBackend:
         return host
 
 
-def _entry(cuda: Any, body: Any, arity: int) -> Any:  # noqa: ANN401 - Numba is untyped
+def _entry(cuda: Any, body: Any, arity: int) -> Any:
     """Make the kernel that hands each thread its indices. Numba's CUDA target takes no star arguments, hence the text."""
     names = "".join(f", a{i}" for i in range(arity))
     text = (
@@ -159,7 +159,7 @@ def cuda_devices() -> tuple[Device, ...]:
     return tuple(_describe(cupy, i) for i in range(cupy.cuda.runtime.getDeviceCount()))
 
 
-def _describe(cupy: Any, index: int) -> Device:  # noqa: ANN401
+def _describe(cupy: Any, index: int) -> Device:
     properties = cupy.cuda.runtime.getDeviceProperties(index)
     name = properties["name"].decode()
     raw = bytes(properties["uuid"]).hex()

@@ -33,7 +33,9 @@ def merge(by_nvml: tuple[Device, ...], by_cuda: tuple[Device, ...], cuda_reason:
 
 def _fill(told: Device, computing: Device | None, cuda_reason: str | None) -> Device:
     if computing is None:
-        reason = told.unusable_reason or cuda_reason or "NVML lists it, CUDA does not see it (CUDA_VISIBLE_DEVICES, MIG?)"
+        reason = (
+            told.unusable_reason or cuda_reason or "NVML lists it, CUDA does not see it (CUDA_VISIBLE_DEVICES, MIG?)"
+        )
         return replace(told, unusable_reason=reason)
     missing = {
         f.name: getattr(computing, f.name)

@@ -19,7 +19,7 @@ _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
 
 
-def words(lane, first, count, step, seed, stream, start, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def words(lane, first, count, step, seed, stream, start, out):  # type: ignore[no-untyped-def]
     """Write the four 32-bit words of counters start, start + 1, ... to `out`, which holds four a counter."""
     for k in range(count):
         i = first + k * step

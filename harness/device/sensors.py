@@ -158,7 +158,7 @@ def throttle_names(mask: int) -> tuple[str, ...]:
 @contextmanager
 def _nvml() -> Iterator[_Nvml]:
     """Yield `pynvml` between init and shutdown, which NVML counts. Raises `SensorsLostError` for any NVML error."""
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     try:
         pynvml.nvmlInit()
@@ -172,7 +172,7 @@ def _nvml() -> Iterator[_Nvml]:
 
 
 def _reason(err: Exception) -> str:
-    code: int = err.value  # type: ignore[attr-defined]  # an NVMLError
+    code: int = err.value  # an NVMLError
     return _REASONS.get(code, f"NVML answers {str(err)!r} (code {code})")
 
 

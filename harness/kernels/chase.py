@@ -16,7 +16,7 @@ _WORDS = _LINE // 4
 _HOPS = 1 << 17
 
 
-def follow(lane, first, count, step, start, hops, following, end):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def follow(lane, first, count, step, start, hops, following, end):  # type: ignore[no-untyped-def]
     """Follow `hops` links from `start`; each load waits for the one before."""
     at = np.uint64(start)
     for _ in range(hops):

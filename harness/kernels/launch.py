@@ -16,7 +16,7 @@ _A = np.uint64(6364136223846793005)
 _C = np.uint64(1442695040888963407)
 
 
-def tick(lane, first, count, step, fresh, seed, state):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def tick(lane, first, count, step, fresh, seed, state):  # type: ignore[no-untyped-def]
     """Take one step of a linear congruential generator, from the seed if `fresh`. An empty kernel could not be checked."""
     state[lane] = (seed if fresh else state[lane]) * _A + _C
 

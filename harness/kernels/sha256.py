@@ -32,7 +32,7 @@ _K = np.array([_fraction_bits(p, 3) for p in _PRIMES[:64]], dtype=np.uint32)
 _H = np.array([_fraction_bits(p, 2) for p in _PRIMES[:8]], dtype=np.uint32)
 
 
-def digests(lane, first, count, step, key, out):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0915
+def digests(lane, first, count, step, key, out):  # type: ignore[no-untyped-def]
     """Hash the 40 bytes key || i, big-endian, for each index i; eight words a digest."""
     for k in range(count):
         i = first + k * step
@@ -54,8 +54,16 @@ def digests(lane, first, count, step, key, out):  # type: ignore[no-untyped-def]
             t2 = np.uint32((r2 ^ r13 ^ r22) + ((a & b) ^ (a & c) ^ (b & c)))
             h, g, f, e, d, c, b, a = g, f, e, np.uint32(d + t1), c, b, a, np.uint32(t1 + t2)
             # The schedule as a window that moves one word a round; the last 16 words it makes are never used.
-            s0 = ((w1 >> np.uint32(7)) | (w1 << np.uint32(25))) ^ ((w1 >> np.uint32(18)) | (w1 << np.uint32(14))) ^ (w1 >> np.uint32(3))
-            s1 = ((w14 >> np.uint32(17)) | (w14 << np.uint32(15))) ^ ((w14 >> np.uint32(19)) | (w14 << np.uint32(13))) ^ (w14 >> np.uint32(10))
+            s0 = (
+                ((w1 >> np.uint32(7)) | (w1 << np.uint32(25)))
+                ^ ((w1 >> np.uint32(18)) | (w1 << np.uint32(14)))
+                ^ (w1 >> np.uint32(3))
+            )
+            s1 = (
+                ((w14 >> np.uint32(17)) | (w14 << np.uint32(15)))
+                ^ ((w14 >> np.uint32(19)) | (w14 << np.uint32(13)))
+                ^ (w14 >> np.uint32(10))
+            )
             new = np.uint32(w0 + s0 + w9 + s1)
             w0, w1, w2, w3, w4, w5, w6, w7 = w1, w2, w3, w4, w5, w6, w7, w8
             w8, w9, w10, w11, w12, w13, w14, w15 = w9, w10, w11, w12, w13, w14, w15, new

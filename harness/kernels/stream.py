@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 _COUNTS = {"triad": (3, 2), "copy": (2, 0), "scale": (2, 1), "add": (3, 1), "dot": (2, 2)}
 
 
-def copy(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def copy(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def]
     """Compute c = a."""
     for k in range(count):
         i = first + k * step
         c[i] = a[i]
 
 
-def scale(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def scale(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def]
     """Compute c = s a."""
     for k in range(count):
         i = first + k * step
         c[i] = s * a[i]
 
 
-def add(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def add(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def]
     """Compute c = a + b."""
     for k in range(count):
         i = first + k * step
         c[i] = a[i] + b[i]
 
 
-def triad(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ARG001, PLR0913
+def triad(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def]
     """Compute c = a + s b."""
     for k in range(count):
         i = first + k * step
         c[i] = a[i] + s * b[i]
 
 
-def dot(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, PLR0913
+def dot(lane, first, count, step, s, a, b, c):  # type: ignore[no-untyped-def]
     """Add up a[i] b[i] into one sum a lane."""
     total = s - s  # a zero of the arrays' type
     for k in range(count):

@@ -29,7 +29,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(warmup_s=0.2, budget_s=0.8, samples=10, rounds_max=10, half_width_fraction=0.01, drift_fraction=0.01),
+    "quick": Effort(
+        warmup_s=0.2, budget_s=0.8, samples=10, rounds_max=10, half_width_fraction=0.01, drift_fraction=0.01
+    ),
     "standard": Effort(warmup_s=0.5, budget_s=4.0),
     "full": Effort(warmup_s=1.0, budget_s=15.0),
 }

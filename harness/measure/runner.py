@@ -120,7 +120,7 @@ def _disagree(device_s: float, host_s: float) -> str | None:
     return None
 
 
-def _digest(answer: Any, backend: Backend) -> str:  # noqa: ANN401 - arrays of either library
+def _digest(answer: Any, backend: Backend) -> str:
     """Hash an answer: its shapes, types and up to 65,536 evenly spaced elements of each array."""
     state = hashlib.sha256()
     for part in answer if isinstance(answer, tuple) else (answer,):

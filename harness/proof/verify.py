@@ -65,7 +65,9 @@ def judge_report(report: Report, subject: str, *, signer: str | None = None, mor
     ]
     open_questions = [
         None if signed_by else "who made it: it is unsigned, and anybody can seal a file",
-        None if complete else f"what {len(report.plan) - len(report.outcomes)} of {len(report.plan)} planned jobs would have given",
+        None
+        if complete
+        else f"what {len(report.plan) - len(report.outcomes)} of {len(report.plan)} planned jobs would have given",
         "that the times were measured, and on this device: that takes a challenge",
         "that it ran on a GPU: the device is emulated" if report.emulated else None,
     ]
@@ -117,7 +119,9 @@ def _short(digest: str | None) -> str:
 def _seal_faults(report: Report) -> Iterator[Fault]:
     yield from _outcome_faults(report)
     if head_digest(report) != report.seal.digest:
-        yield Fault(path="$.seal.digest", what="the head of the report (all but its outcomes) was changed after it was sealed")
+        yield Fault(
+            path="$.seal.digest", what="the head of the report (all but its outcomes) was changed after it was sealed"
+        )
     seal = report.seal
     if seal.algorithm == "unsigned":
         if seal.public_key is not None or seal.signature is not None:

@@ -1,0 +1,159 @@
+"""`harness run`: measure, and end with the results, the score, the quote, and where the report lies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Self
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from harness.cli.output import json_option, show, show_json, stderr
+from harness.cluster.session import Finished
+from harness.cluster.session import run as run_session
+from harness.errors import FailureError, WrongAnswerError
+from harness.model import Device, Job, Outcome
+from harness.render import text
+from harness.scoring import evidence
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option("--preset", default="quick", show_default=True, help="quick, standard or full: how long and how much.")
+@click.option("--device", default="all", show_default=True, help="all, cpu or cuda:N.")
+@click.option("--seed", metavar="HEX", help="What all inputs follow from; fresh by default.")
+@click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where reports go.")
+@click.option("--ray", metavar="ADDRESS", help="Fan out over a Ray cluster: HOST:PORT of its head, or local.")
+@click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Start nothing new after this long.")
+@click.option("--resume", metavar="FILE", help="Finish a report that was cut short.")
+@click.option("--key", metavar="FILE", help="Sign with this key (see keygen); or set HARNESS_KEY.")
+@click.option("--node", metavar="NAME", help="Label of this node in the report; its host name by default.")
+@json_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    *,
+    names: tuple[str, ...],
+    preset: str,
+    device: str,
+    seed: str | None,
+    out: str,
+    ray: str | None,
+    budget_s: float | None,
+    resume: str | None,
+    key: str | None,
+    node: str | None,
+    as_json: bool,
+) -> None:
+    """Measure the devices of this machine, or of a Ray cluster, and price them.
+
+    NAMEs are benchmarks (see `harness list`); none means all. Every result is on disk, sealed, before the next begins: a run that is
+    cut short can be resumed. Exits 1 if a benchmark failed, 3 if a device gave a wrong answer.
+    """
+    console = stderr()
+    with _Bar(console) if console.is_terminal else _Lines(console) as progress:
+        finished = run_session(
+            *names,
+            preset=preset,
+            device=device,
+            seed=seed,
+            out=out,
+            ray=ray,
+            budget_s=budget_s,
+            resume=resume,
+            key=key,
+            node=node,
+            progress=progress,
+        )
+    _conclude(finished, as_json=as_json)
+    ctx.exit(_exit_code(finished))
+
+
+def _conclude(finished: Sequence[Finished], *, as_json: bool) -> None:
+    reports = [f.report for f in finished]
+    scores, quotes = evidence.score(*reports), evidence.quote(*reports)
+    if as_json:
+        entries = [{"path": str(f.path), "report": f.report} for f in finished]
+        show_json({"reports": entries, "scores": scores, "quotes": quotes})
+        return
+    for report in reports:
+        show(text.report_tables(report))
+    if scores:
+        show(text.score_table(scores), "")
+    for quote in quotes:
+        show(text.quote_card(quote), "")
+    for f in finished:
+        signed = (
+            f"signed by {f.report.seal.public_key}" if f.report.seal.signature else "unsigned: see `harness keygen`"
+        )
+        show(f"report {f.path}  ({signed})")
+
+
+def _exit_code(finished: Sequence[Finished]) -> int:
+    failures = {o.failed.outcome for f in finished for o in f.report.outcomes if o.failed}
+    if "wrong_answer" in failures:
+        return WrongAnswerError.exit_code
+    return FailureError.exit_code if failures else 0
+
+
+class _Lines:
+    """Progress as plain lines, for a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._total = self._done = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.stderr.flush()
+
+    def planned(self, devices: Sequence[Device], jobs: Sequence[Job], already: int) -> None:
+        self._total, self._done = len(jobs) + already, already
+        resumed = f", {already} already done" if already else ""
+        names = ", ".join(f"{d.selector} ({d.name})" for d in devices)
+        self._console.print(f"{self._total} jobs on {names}{resumed}", markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, job: Job) -> None:
+        """A log wants results; what has begun is not one."""
+
+    def ended(self, outcome: Outcome) -> None:
+        self._done += 1
+        line = f"[{self._done}/{self._total}] {text.outcome_line(outcome)}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class _Bar:
+    """Progress as one moving line, for a terminal; results scroll above it."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task("looking at the devices", total=None)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def _update(self, **fields: object) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, **fields)  # type: ignore[arg-type]
+
+    def planned(self, devices: Sequence[Device], jobs: Sequence[Job], already: int) -> None:
+        self._update(total=len(jobs) + already, completed=already, description=f"{len(devices)} device(s)")
+
+    def started(self, job: Job) -> None:
+        self._update(description=text.job_line(job))
+
+    def ended(self, outcome: Outcome) -> None:
+        self._progress.console.print(text.outcome_line(outcome), markup=False, highlight=False)
+        self._update(advance=1)

@@ -1,0 +1,1 @@
+"""Model inference as a workload. Nothing here yet."""

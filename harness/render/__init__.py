@@ -1,0 +1,1 @@
+"""Records to what a person reads. Draws; computes nothing and prints nothing."""

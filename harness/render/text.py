@@ -1,0 +1,232 @@
+"""Records as cards and aligned tables for a terminal: units in the header or beside the value, noise in a column, advice below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from harness.model import Device, Job, Outcome, Quote, Report, Score, Verdict
+from harness.registry import Benchmark, Sized
+from harness.units import engineering, quantity, rate_interval
+
+__all__ = [
+    "benchmark_markdown",
+    "benchmark_table",
+    "device_card",
+    "job_line",
+    "outcome_line",
+    "quote_card",
+    "report_tables",
+    "score_table",
+    "verdict_card",
+]
+
+_GOOD, _FAIR, _BAD = "green", "yellow", "red"
+_COLOURS = {"valid": _GOOD, "power_capped": _GOOD, "skipped": "dim", "invalid": _BAD, "throttled": _BAD}
+_ADVICE = {
+    "noisy": "noisy: something else uses the machine, or its clock moves; the interval is honest, so is --preset standard",
+    "drifting": "drifting: it had not settled; a longer preset shows where it ends",
+    "throttled": "throttled: the hardware cut the clock; look at cooling and power supply",
+    "thermally_limited": "thermally_limited: this is its sustained speed in this case and room",
+    "invalid": "invalid: not counted anywhere; the reason is in the report",
+}
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    return table
+
+
+def _params(job: Job) -> str:
+    return " ".join(f"{k}={v}" for k, v in job.params.items())
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"  # noqa: PLR2004 - four digits, or whole
+
+
+def device_card(device: Device) -> RenderableType:
+    """Return what a device says of itself, and which of its sensors answer."""
+    facts: list[tuple[str, object]] = [
+        ("uuid", device.uuid),
+        ("memory", f"{device.memory_bytes / 2**30:.1f} GiB" if device.memory_bytes else None),
+        ("cores", device.core_count and f"{device.core_count} ({device.thread_count} threads usable)"),
+        ("caches", _caches(device)),
+        ("isa", " ".join(device.isa)),
+        ("compute capability", device.compute_capability),
+        ("multiprocessors", device.sm_count),
+        ("PCI", device.pci_bus_id),
+        ("driver", device.driver),
+        ("VBIOS", device.vbios),
+        ("power limit", _limit(device)),
+        ("MIG", {True: "enabled", False: "off", None: None}[device.mig_enabled]),
+        ("ECC", {True: "on", False: "off", None: None}[device.ecc_enabled]),
+        ("sensors", _sensors(device)),
+        ("not usable", device.unusable_reason),
+    ]
+    grid = Table.grid(padding=(0, 2))
+    for name, value in facts:
+        if value:
+            grid.add_row(Text(f"  {name}", style="dim"), Text(str(value)))
+    mark = "  EMULATED: its rates mean nothing" if device.emulated else ""
+    title = Text.assemble((device.selector, "bold cyan"), "  ", (device.name, "bold"), (mark, _BAD))
+    return Group(title, grid)
+
+
+def _caches(device: Device) -> str:
+    levels = (("L1d", device.l1_bytes), ("L2", device.l2_bytes), ("L3", device.l3_bytes))
+    return ", ".join(f"{name} {size / 2**20:.4g} MiB" for name, size in levels if size)
+
+
+def _limit(device: Device) -> str | None:
+    if device.power_limit_w is None:
+        return None
+    default = f" (default {device.power_default_limit_w:.0f} W)" if device.power_default_limit_w else ""
+    return f"{device.power_limit_w:.0f} W{default}"
+
+
+def _sensors(device: Device) -> str:
+    states: dict[str, list[str]] = {}
+    for name, state in device.sensors.items():
+        states.setdefault(state, []).append(name)
+    return "; ".join(
+        f"{state.replace('_', ' ')}: {', '.join(sorted(names))}" for state, names in sorted(states.items())
+    )
+
+
+def benchmark_table(found: Sequence[Benchmark]) -> RenderableType:
+    """Return the table of benchmarks: what each measures and over which axes."""
+    table = _table("benchmark", "version", "axes", "measures", right=["version"])
+    for bench in found:
+        table.add_row(Text(bench.name, style="bold"), str(bench.version), _axes(bench), bench.summary)
+    return table
+
+
+def _axes(bench: Benchmark) -> str:
+    return "; ".join(f"{name}: {_axis(axis)}" for name, axis in bench.axes.items())
+
+
+def _axis(axis: object) -> str:
+    if isinstance(axis, Sized):
+        return f"{axis.cpu} (cpu), {axis.cuda} (cuda)"
+    values = [str(v) for v in axis] if isinstance(axis, Sequence) else []
+    return ", ".join(values if len(values) <= 5 else (*values[:2], "...", values[-1]))  # noqa: PLR2004 - fits a line
+
+
+def benchmark_markdown(found: Sequence[Benchmark]) -> str:
+    """Return the same table as Markdown, for the README."""
+    rows = [f"| `{b.name}` | {b.summary} | {_axes(b)} |" for b in found]
+    return "\n".join(["| benchmark | measures | axes |", "|---|---|---|", *rows])
+
+
+def report_tables(report: Report) -> RenderableType:
+    """Return a report: for each device its card and one table of results, then what the states mean for the reader."""
+    parts: list[RenderableType] = []
+    for device in report.devices:
+        parts += [device_card(device), Text(), _results(report, device), Text()]
+    parts += [Text(f"! {line}", style=_FAIR) for line in _advice(report)]
+    return Group(*parts)
+
+
+def _results(report: Report, device: Device) -> Table:
+    table = _table(
+        "benchmark", "parameters", "value", "unit", "95 % interval", "±", "state", right=["value", "95 % interval", "±"]
+    )
+    mine = [o for o in report.outcomes if _job(o).device_uuid == device.uuid]
+    for outcome in sorted(mine, key=lambda o: _job(o).benchmark):
+        job = _job(outcome)
+        value, unit, interval, noise, state, why = _cells(outcome)
+        colour = _COLOURS.get(state, _FAIR if outcome.measurement else _BAD)
+        said = Text.assemble((state, colour), f"  {why}" if why else "")
+        table.add_row(Text(job.benchmark, style="bold"), _params(job), value, unit, interval, noise, said)
+    return table
+
+
+def _job(outcome: Outcome) -> Job:
+    result = outcome.measurement or outcome.skipped or outcome.failed
+    assert result is not None  # noqa: S101 - a verified report's outcome holds one
+    return result.job
+
+
+def _cells(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
+    if outcome.skipped:
+        return "-", "", "", "", "skipped", outcome.skipped.reason
+    if outcome.failed:
+        return "-", "", "", "", outcome.failed.outcome, outcome.failed.reason
+    assert outcome.measurement  # noqa: S101 - the third of three
+    m = outcome.measurement
+    best = engineering(quantity(m.work, m.metric, m.time_s))
+    scale = best.value / quantity(m.work, m.metric, m.time_s).value
+    low, high = (_number(q.value * scale) for q in rate_interval(m))
+    noise = (m.interval.high_s - m.interval.low_s) / 2 / m.time_s
+    why = "" if m.state == "valid" else m.reason
+    return _number(best.value), best.unit, f"{low} .. {high}", f"{noise:.1%}", m.state, why
+
+
+def _advice(report: Report) -> Iterator[str]:
+    states = {o.measurement.state for o in report.outcomes if o.measurement}
+    yield from (text for state, text in _ADVICE.items() if state in states)
+    missing = len(report.plan) - len(report.outcomes)
+    if missing:
+        yield f"{missing} of {len(report.plan)} planned jobs have no outcome: resume with `harness run --resume FILE`"
+
+
+def job_line(job: Job) -> str:
+    """Return a job in one line."""
+    return f"{job.benchmark} {_params(job)}".strip()
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """Return an outcome in one line."""
+    value, unit, _, noise, state, why = _cells(outcome)
+    measured = f"{value} {unit} ±{noise}  " if outcome.measurement else ""
+    return f"{job_line(_job(outcome))}: {measured}{state}{f' ({why})' if why and not outcome.measurement else ''}"
+
+
+def score_table(scores: Sequence[Score]) -> RenderableType:
+    """Return scores, the parts they are made of, and what is missing."""
+    table = _table("device", "profile", "score", "unit", "made of", right=["score"])
+    for score in scores:
+        made_of = ", ".join(f"{p.work_class} {p.relative_speed:.4g} x {p.weight_fraction:.0%}" for p in score.parts)
+        if score.missing:
+            made_of += f"  not measured: {', '.join(score.missing)}"
+        value = "-" if score.cu_per_hour is None else _number(score.cu_per_hour)
+        table.add_row(score.device_name, score.profile, value, f"{score.unit}/h", made_of)
+    note = Text(
+        "1 CU-hour is the work of the reference node in one hour; speeds are lower bounds against it.", style="dim"
+    )
+    return Group(table, note)
+
+
+def quote_card(quote: Quote) -> RenderableType:
+    """Return a quote with its breakdown, or why there is none."""
+    if quote.price_usd_per_hour is None:
+        title = Text.assemble((f"{quote.device_name}: no price", _FAIR))
+        return Group(title, *(Text(f"  {r}") for r in quote.reasons))
+    table = _table("line", "USD/h", "basis", right=["USD/h"])
+    for line in quote.breakdown:
+        table.add_row(f"  {line.name}", f"{line.usd_per_hour:.6f}", Text(line.basis, style="dim"))
+    table.add_row("  price", Text(f"{quote.price_usd_per_hour:.6f}", style="bold"), Text("the sum", style="dim"))
+    per_unit = f", {quote.price_usd_per_cu_hour:.4f} USD per {quote.unit}-hour" if quote.price_usd_per_cu_hour else ""
+    title = Text.assemble(
+        (f"{quote.device_name} ({quote.kind}): ", "bold"),
+        (f"{quote.price_usd_per_hour:.6f} USD/h", f"bold {_GOOD}"),
+        f"{per_unit}, floor {quote.floor_usd_per_hour:.6f} USD/h",
+    )
+    return Group(title, table, *(Text(f"  {r}", style="dim") for r in quote.reasons))
+
+
+def verdict_card(verdict: Verdict) -> RenderableType:
+    """Return a verdict: what holds, what does not, and what is beyond it."""
+    word = ("accepted", _GOOD) if verdict.accepted else ("REFUSED", _BAD)
+    signed = f"signed by {verdict.signed_by[:16]}..." if verdict.signed_by else "unsigned"
+    lines = [Text.assemble((verdict.subject, "bold"), ": ", word, f"  ({signed})" if verdict.digest else "")]
+    lines += [Text.assemble("  ", (fault.path, "bold"), f": {fault.what}", style=_BAD) for fault in verdict.faults]
+    lines += [Text(f"  proven: {what}") for what in verdict.proven]
+    lines += [Text(f"  not proven: {what}", style="dim") for what in verdict.not_proven]
+    return Group(*lines)
