@@ -11,9 +11,15 @@ Schema history
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
+import math
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,12 +33,28 @@ from harness.errors import FailureError, ForgeryError, MisuseError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "decode", "digest", "encode", "plain", "read", "schema"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "MAX_ELEMENTS",
+    "MAX_VALUES",
+    "decode",
+    "digest",
+    "encode",
+    "plain",
+    "read",
+    "schema",
+]
 
 T = TypeVar("T")
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 32  # our deepest record has 7 levels
+MAX_ELEMENTS = 1 << 16  # of one array or object; our longest holds 10,000 warm-up times
+MAX_VALUES = (
+    2_000_000  # of a document, with its escapes, told from commas and backslashes: what is still judged in seconds
+)
+_MAX_INTEGER = 2**53 - 1
 
 
 def plain(record: object) -> Any:
@@ -44,11 +66,15 @@ def encode(record: object) -> bytes:
     """Return the canonical bytes of a record.
 
     Raises:
-        FailureError: a number is NaN, infinite, or an integer beyond 2**53 - 1, which JSON cannot carry exactly.
+        FailureError: a number is NaN, infinite, or an integer beyond 2**53 - 1, which JSON cannot carry exactly; an array is
+            longer than `decode` takes; or a string is not Unicode.
     """
+    for path, what in _flaws(record):
+        msg = f"cannot encode a {type(record).__name__}: {path}: {what}"
+        raise FailureError(msg)
     try:
         return rfc8785.dumps(plain(record))
-    except rfc8785.CanonicalizationError as err:
+    except (rfc8785.CanonicalizationError, UnicodeError) as err:
         msg = f"cannot encode a {type(record).__name__}: {err}"
         raise FailureError(msg) from err
 
@@ -65,21 +91,16 @@ def decode(data: bytes, kind: type[T]) -> T:
     Raises:
         ForgeryError: the bytes are not the canonical spelling of such a record; says what and where.
     """
-    if len(data) > MAX_BYTES:
-        msg = f"{len(data)} bytes are more than the {MAX_BYTES} a document may have"
-        raise ForgeryError(msg)
+    _check_size(data)
     try:
         record = msgspec.json.decode(data, type=kind, strict=True)
     except msgspec.ValidationError as err:
-        what, _, path = str(err).partition(" - at `")
-        raise ForgeryError(what[0].lower() + what[1:], path.rstrip("`") or "$") from err
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as err:
+        raise _misfit(str(err)) from err
+    except (msgspec.DecodeError, RecursionError) as err:
         raise _malformed(data, str(err)) from err
-    try:
-        canonical = encode(record)
-    except (FailureError, UnicodeError) as err:
-        what = f"has no canonical form: {err}"
-        raise ForgeryError(what) from err
+    for path, what in _flaws(record):
+        raise ForgeryError(what, path)
+    canonical = encode(record)
     if canonical != data:
         raise _second_spelling(data, canonical)
     return record
@@ -101,12 +122,74 @@ def read(path: Path, kind: type[T]) -> T:
     return decode(data, kind)
 
 
+def _check_size(data: bytes) -> None:
+    """Refuse at once what would take long to refuse, and what is no text."""
+    if len(data) > MAX_BYTES:
+        what = f"{len(data)} bytes are more than the {MAX_BYTES} a document may have"
+        raise ForgeryError(what)
+    if not data:
+        what = "the file is empty"
+        raise ForgeryError(what)
+    if data.count(b",") + data.count(b"\\") >= MAX_VALUES:
+        what = f"more than the {MAX_VALUES} values and escapes a document may have"
+        raise ForgeryError(what)
+    try:
+        data.decode()
+    except UnicodeDecodeError as err:
+        what = f"not UTF-8 (byte {err.start})"
+        raise ForgeryError(what, _walk(data[: err.start])) from err
+
+
+def _flaws(record: object) -> Iterator[tuple[str, str]]:
+    """Yield what a record holds that its canonical form may not, and where."""
+    return _flaws_in(msgspec.to_builtins(record, builtin_types=(Decimal,)), "$")
+
+
+def _flaws_in(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict | list | tuple):
+        if what := _flaw(value):
+            yield path, what
+        return
+    if len(value) > MAX_ELEMENTS:
+        yield path, _too_many(len(value))
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(inner, dict | list | tuple) or _flaw(
+            inner
+        ):  # the path of a sound number is never spelled out: there are many
+            yield from _flaws_in(inner, _step(path, key))
+
+
+def _flaw(value: object) -> str | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{value} is not a finite number"
+    if isinstance(value, int):
+        return None if abs(value) <= _MAX_INTEGER else "an integer beyond 2**53 - 1 is not exact in JSON"
+    if isinstance(value, Decimal):
+        return None if value.is_finite() else f"{value} is not an amount"
+    return None
+
+
+def _too_many(count: int) -> str:
+    return f"{count} elements are more than the {MAX_ELEMENTS} that an array or object may have"
+
+
+_BEFORE_FIRST = -1
+_SAID = 200  # characters of a stranger's text that a message repeats
+
+
 def _step(path: str, key: str | int | None) -> str:
     if key is None:
         return path
     if isinstance(key, int):
-        return f"{path}[{key}]"
+        return f"{path}[{max(key, 0)}]"
+    key = _short(key)
     return f"{path}.{key}" if key.isidentifier() else f"{path}[{json.dumps(key)}]"
+
+
+def _short(text: str) -> str:
+    """Keep a stranger's text from filling the screen."""
+    return text if len(text) <= _SAID else f"{text[:_SAID]}..."
 
 
 class _Cursor:
@@ -118,54 +201,66 @@ class _Cursor:
 
     @property
     def path(self) -> str:
-        path = "$"
-        for key in self._keys:
-            path = _step(path, key)
-        return path
-
-    def _next_element(self) -> None:
-        if self._keys and isinstance(self._keys[-1], int):
-            self._keys[-1] += 1
+        return functools.reduce(_step, (k for k in self._keys if k != _BEFORE_FIRST), "$")
 
     def follow(self, event: str, value: object) -> None:
         if event == "map_key":
-            self._keys[-1] = key = str(value)
-            if key in self._seen[-1]:
-                what = "the key appears twice"
-                raise ForgeryError(what, self.path)
-            self._seen[-1].add(key)
+            self._enter_key(str(value))
         elif event in {"end_map", "end_array"}:
             self._keys.pop()
             self._seen.pop()
         else:
-            self._next_element()
-            if event in {"start_map", "start_array"}:
-                self._keys.append(None if event == "start_map" else -1)
-                self._seen.append(set())
-                if len(self._keys) > MAX_DEPTH:
-                    what = f"nested deeper than {MAX_DEPTH} levels"
-                    raise ForgeryError(what, self.path)
+            self._enter_value(event)
+
+    def _enter_key(self, key: str) -> None:
+        self._keys[-1] = key
+        if key in self._seen[-1]:
+            what = "the key appears twice"
+            raise ForgeryError(what, self.path)
+        self._seen[-1].add(key)
+
+    def _enter_value(self, event: str) -> None:
+        if self._keys and isinstance(self._keys[-1], int):
+            self._keys[-1] += 1
+        if event in {"start_map", "start_array"}:
+            self._keys.append(None if event == "start_map" else _BEFORE_FIRST)
+            self._seen.append(set())
+            if len(self._keys) > MAX_DEPTH:
+                what = f"nested deeper than {MAX_DEPTH} levels"
+                raise ForgeryError(what, self.path)
 
 
-def _walk(data: bytes) -> tuple[str, bool]:
-    """Parse as far as possible; return the path reached, and whether the text was whole."""
+def _walk(data: bytes) -> str:
+    """Parse as far as the text is JSON, and return the path reached."""
     cursor = _Cursor()
-    try:
+    with contextlib.suppress(ijson.JSONError, ValueError):  # ValueError: text or digits that Python will not hold
         for event, value in ijson.basic_parse(data, use_float=True):
             cursor.follow(event, value)
-    except (ijson.JSONError, UnicodeDecodeError, ValueError):
-        return cursor.path, False
-    return cursor.path, True
+    return cursor.path
+
+
+def _misfit(why: str) -> ForgeryError:
+    """Say where a value is not what its field holds, from what msgspec says; of a mapping it names no key."""
+    what, _, quoted = why.partition(" - at `")
+    path, what = quoted.rstrip("`") or "$", what[0].lower() + what[1:]
+    missing = re.fullmatch(r"object missing required field `(\w+)`", what)
+    return ForgeryError("missing field", _step(path, missing[1])) if missing else ForgeryError(_short(what), path)
 
 
 def _malformed(data: bytes, why: str) -> ForgeryError:
+    at = re.search(r" \(byte (\d+)\)$", why)
+    end = int(at[1]) if at else len(data)
     try:
-        path, _ = _walk(data)
+        path = _walk(data[: end + 1])
     except ForgeryError as fault:
         return fault
-    if "truncated" in why:
+    if "truncated" in why or (end >= len(data) and "trailing" not in why):
         return ForgeryError("the file ends here: it is truncated", path)
-    return ForgeryError(f"not JSON after this point ({why}); NaN and Infinity are not JSON either", path)
+    word = re.search(rb"NaN|-?Infinity", data[max(end - 1, 0) : end + 9])
+    if word:  # with a null in its place the walk reaches the very value
+        path = _walk(data[: max(end - 1, 0) + word.start()] + b"null ")
+        return ForgeryError(f"NaN and Infinity are not JSON (byte {end})", path)
+    return ForgeryError(f"not JSON after this point: {why.removeprefix('JSON is malformed: ')}", path)
 
 
 def _second_spelling(data: bytes, canonical: bytes) -> ForgeryError:
@@ -173,11 +268,23 @@ def _second_spelling(data: bytes, canonical: bytes) -> ForgeryError:
         _walk(data)
     except ForgeryError as fault:  # a duplicate key
         return fault
-    for path, what in _differences("$", json.loads(data), json.loads(canonical)):
+    for path, what in _differences("$", _loads(data), _loads(canonical)):
         return ForgeryError(what, path)
-    same = next((i for i, (a, b) in enumerate(zip(data, canonical, strict=False)) if a != b), len(canonical))
-    path, _ = _walk(data[:same])
-    return ForgeryError(f"second spelling: not the canonical form of RFC 8785 (byte {same})", path)
+    same = _first_difference(data, canonical)
+    what = f"second spelling: not the canonical form of RFC 8785 (byte {same})"
+    return ForgeryError(what, _walk(data[:same]))
+
+
+def _first_difference(data: bytes, other: bytes) -> int:
+    at = 0
+    for width in (1 << 12, 1):
+        at = next(i for i in itertools.count(at, width) if data[i : i + width] != other[i : i + width])
+    return at
+
+
+def _loads(data: bytes) -> Any:
+    # An unknown field may hold an integer of a million digits, which Python refuses to read.
+    return json.loads(data, parse_int=lambda digits: int(digits) if len(digits) < 20 else digits)  # noqa: PLR2004
 
 
 def _differences(path: str, given: Any, kept: Any) -> Iterator[tuple[str, str]]:
@@ -195,7 +302,10 @@ def _differences(path: str, given: Any, kept: Any) -> Iterator[tuple[str, str]]:
         for i, (a, b) in enumerate(zip(given, kept, strict=False)):
             yield from _differences(_step(path, i), a, b)
     elif given != kept or type(given) is not type(kept):
-        yield path, f"second spelling: {json.dumps(given)} where the canonical form has {json.dumps(kept)}"
+        yield (
+            path,
+            f"second spelling: {_short(json.dumps(given))} where the canonical form has {_short(json.dumps(kept))}",
+        )
 
 
 def _records() -> list[type]:
@@ -210,9 +320,11 @@ def schema() -> dict[str, Any]:
         if part.get("type") == "object" and "properties" in part:
             part["additionalProperties"] = False
             part["required"] = sorted(part["properties"])  # canonical documents spell every field out
-    return {
+    whole = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Records of harness",
         "$ref": "#/$defs/Report",
         "$defs": dict(sorted(parts.items())),
     }
+    document: dict[str, Any] = json.loads(json.dumps(whole))  # a default that is a tuple becomes the list it is in JSON
+    return document

@@ -5,24 +5,29 @@ Environment: HARNESS_KEY names the key file to sign with, as `--key` does.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
 
 from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
+from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.run import run
-from harness.errors import HarnessError
+from harness.errors import HarnessError, MisuseError
 
 __all__ = ["cli", "main"]
 
 _INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
+)
 @click.version_option(package_name="gpu-assay", prog_name="harness")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Measure GPUs, prove what was measured, score it and price it.
 
     \b
@@ -30,6 +35,9 @@ def cli() -> None:
     harness verify FILE      check somebody's report
     Exit codes: 0 good, 1 failure, 2 misuse, 3 wrong answer, 4 bad or forged file.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(MisuseError.exit_code)
 
 
 for command in (devices, list_benchmarks, run, score, quote, verify, keygen, schema):
@@ -38,18 +46,20 @@ for command in (devices, list_benchmarks, run, score, quote, verify, keygen, sch
 
 def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name need not be Unicode, nor the terminal UTF-8
     try:
         code = cli.main(standalone_mode=False)
     except HarnessError as err:
-        click.echo(f"harness: {err}", err=True)
+        click.echo(on_one_line(f"harness: {err}"), err=True)
         code = err.exit_code
     except click.ClickException as err:
-        err.show()
+        context = getattr(err, "ctx", None)
+        path = context.command_path if context else "harness"
+        click.echo(on_one_line(f"harness: {err.format_message()} See `{path} --help`."), err=True)
         code = err.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("harness: interrupted", err=True)
         code = _INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has had enough
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)

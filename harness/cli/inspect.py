@@ -8,7 +8,6 @@ import click
 
 from harness import codec, registry
 from harness.cli.output import json_option, show, show_json
-from harness.cluster import session
 from harness.render import text
 
 __all__ = ["devices", "list_benchmarks", "schema"]
@@ -19,6 +18,8 @@ __all__ = ["devices", "list_benchmarks", "schema"]
 @json_option
 def devices(*, ray: str | None, as_json: bool) -> None:
     """Show the devices that can be measured, and what their sensors tell."""
+    from harness.cluster import session  # brings NumPy, which no other command here needs
+
     found = session.devices(ray)
     if as_json:
         show_json(found)

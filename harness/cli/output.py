@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from harness import codec
 
-__all__ = ["json_option", "show", "show_json", "stderr"]
+__all__ = ["json_option", "on_one_line", "show", "show_json", "stderr"]
 
+# A stranger's report is text, not commands to the terminal: escape sequences in it are shown as what they are not.
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
 _WIDE = 200  # where nobody looks at it on a screen, no line needs to be cut
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document as the last line of stdout."
 )
+
+
+class _Tame:
+    """What is to be printed, without control characters of its own."""
+
+    def __init__(self, renderable: RenderableType) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for text, style, control in console.render(self._renderable, options):
+            yield Segment(text if control else text.translate(_CONTROLS), style, control)
+
+
+def on_one_line(text: str) -> str:
+    """Return a message fit for one line of a terminal."""
+    return " ".join(text.split()).translate(_CONTROLS)
 
 
 def _width(terminal: bool) -> int:
@@ -28,9 +49,16 @@ def _width(terminal: bool) -> int:
 def show(*parts: RenderableType) -> None:
     """Print to stdout; colour only on a terminal, and not where NO_COLOR is set."""
     terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=max(_width(terminal), 60), soft_wrap=not terminal)
+    console = Console(
+        file=sys.stdout,
+        width=max(_width(terminal), 60),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",  # with colour go the bold and the dim
+        soft_wrap=not terminal,
+        markup=False,
+        emoji=False,
+    )
     for part in parts:
-        console.print(part)
+        console.print(_Tame(part))
 
 
 def stderr() -> Console:

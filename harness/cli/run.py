@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from harness.cli.output import json_option, show, show_json, stderr
-from harness.cluster.session import Finished
-from harness.cluster.session import run as run_session
 from harness.errors import FailureError, WrongAnswerError
 from harness.model import Device, Job, Outcome
 from harness.render import text
 from harness.scoring import evidence
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.cluster.session import Finished
 
 __all__ = ["run"]
 
@@ -54,9 +56,11 @@ def run(
     NAMEs are benchmarks (see `harness list`); none means all. Every result is on disk, sealed, before the next begins: a run that is
     cut short can be resumed. Exits 1 if a benchmark failed, 3 if a device gave a wrong answer.
     """
+    from harness.cluster import session  # brings NumPy, which `harness verify` does without
+
     console = stderr()
     with _Bar(console) if console.is_terminal else _Lines(console) as progress:
-        finished = run_session(
+        finished = session.run(
             *names,
             preset=preset,
             device=device,

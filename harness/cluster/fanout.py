@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness import codec
@@ -21,10 +23,12 @@ from harness.cluster.task import Inventory
 from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.measure.rounds import Effort
 from harness.measure.runner import now
-from harness.model import Device, Failed, FailureKind, Job, Outcome, Skipped
+from harness.model import Device, DeviceKind, Failed, FailureKind, Job, Outcome, Skipped
 
-__all__ = ["Errand", "Orders", "inspect_here", "inspect_on_ray", "run_here", "run_on_ray"]
+__all__ = ["Errand", "Orders", "connect", "inspect_here", "inspect_on_ray", "run_here", "run_on_ray"]
 
+_CONNECT_S = 5.0
+_PATIENCE = "RAY_gcs_server_port_wait_time_s"
 _LEASE_S = 120.0  # to start an actor and have it answer
 _GRACE_S = 15.0  # a lease enforces a job's deadline itself; past this much more it is given up for lost
 _POLL_S = 0.5
@@ -51,13 +55,13 @@ class Orders:
     out_of_time: Callable[[], str | None]  # the reason not to start anything any more
 
 
-def inspect_here(address: str | None = None) -> tuple[Inventory, ...]:  # noqa: ARG001 - the signature of its sibling
+def inspect_here() -> tuple[Inventory, ...]:
     """Return what this machine has."""
     with Lease() as lease:
         return (lease.inspect(),)
 
 
-def run_here(errands: Sequence[Errand], orders: Orders, address: str | None = None) -> Iterator[tuple[Errand, Outcome]]:  # noqa: ARG001
+def run_here(errands: Sequence[Errand], orders: Orders) -> Iterator[tuple[Errand, Outcome]]:
     """Carry out errands on this machine, one job after the other, so that no measurement disturbs another."""
     kinds = {errand.device(job).kind for errand in errands for job in errand.jobs}
     with Lease(kinds) as lease:
@@ -71,39 +75,41 @@ def run_here(errands: Sequence[Errand], orders: Orders, address: str | None = No
                 yield errand, lease.measure(job, errand.device(job), orders.effort)
 
 
-def inspect_on_ray(address: str | None = None) -> tuple[Inventory, ...]:
-    """Return what each live node of a Ray cluster has.
+def inspect_on_ray(ray: Any) -> tuple[Inventory, ...]:
+    """Return what each live node of a Ray cluster has; `ray` is what `connect` gives.
 
     Raises:
-        MisuseError: there is no cluster at that address.
         FailureError: a node did not answer.
     """
-    with _cluster(address) as ray:
-        scouts = {node["NodeID"]: _actor(ray, node, ()) for node in _live(ray)}
-        try:
-            asked = {place: scout.inspect.remote() for place, scout in scouts.items()}
-            return tuple(_inventory(ray, place, ref) for place, ref in asked.items())
-        finally:
-            for scout in scouts.values():
-                ray.kill(scout)
+    scouts = {node["NodeID"]: _actor(ray, node, ()) for node in _live(ray)}
+    try:
+        asked = {place: scout.inspect.remote() for place, scout in scouts.items()}
+        return tuple(_inventory(ray, place, ref) for place, ref in asked.items())
+    finally:
+        for scout in scouts.values():
+            ray.kill(scout)
 
 
-def run_on_ray(
-    errands: Sequence[Errand], orders: Orders, address: str | None = None
-) -> Iterator[tuple[Errand, Outcome]]:
-    """Carry out errands through Ray: one exclusive lease a device, each working off its own queue."""
-    with _cluster(address) as ray:
-        nodes = {node["NodeID"]: node for node in _live(ray)}
-        queues = [_Queue(ray, nodes, errand, uuid, orders) for errand in errands for uuid in _devices(errand)]
-        try:
-            while any(q.busy or q.waiting for q in queues):
-                yield from (pair for q in queues for pair in q.turn())
-                refs = [q.busy.ref for q in queues if q.busy]
-                if refs:
-                    ray.wait(refs, num_returns=1, timeout=_POLL_S)
-        finally:
-            for queue in queues:
-                queue.close()
+def run_on_ray(errands: Sequence[Errand], orders: Orders, ray: Any) -> Iterator[tuple[Errand, Outcome]]:
+    """Carry out errands through Ray: one exclusive lease a device, each working off its own queue.
+
+    The GPUs of a node work side by side; its CPU has its turn after them, since kernels on every core starve what feeds a GPU.
+    """
+    nodes = {node["NodeID"]: node for node in _live(ray)}
+    queues = [_Queue(ray, nodes, errand, uuid, orders) for errand in errands for uuid in _devices(errand)]
+    try:
+        while any(q.active for q in queues):
+            yield from (pair for q in queues if not _held_back(q, queues) for pair in q.turn())
+            refs = [q.busy.ref for q in queues if q.busy]
+            if refs:
+                ray.wait(refs, num_returns=1, timeout=_POLL_S)
+    finally:
+        for queue in queues:
+            queue.close()
+
+
+def _held_back(queue: _Queue, queues: Sequence[_Queue]) -> bool:
+    return queue.kind == "cpu" and any(q.active and q.kind != "cpu" and q.errand is queue.errand for q in queues)
 
 
 def _devices(errand: Errand) -> tuple[str, ...]:
@@ -123,12 +129,22 @@ class _Queue:
     """The jobs of one device, its lease, and at most one job in flight."""
 
     def __init__(self, ray: Any, nodes: dict[str, Any], errand: Errand, uuid: str, orders: Orders) -> None:
-        self._ray, self._errand, self._orders = ray, errand, orders
+        self._ray, self._orders, self.errand = ray, orders, errand
         self._node = nodes.get(errand.inventory.place or "")
         self.waiting = [job for job in errand.jobs if job.device_uuid == uuid]
         self._device = errand.device(self.waiting[0])
         self._lease: Any = None
         self.busy: _Busy | None = None
+
+    @property
+    def kind(self) -> DeviceKind:
+        """The kind of its device."""
+        return self._device.kind
+
+    @property
+    def active(self) -> bool:
+        """Whether any of its jobs has not ended."""
+        return bool(self.busy or self.waiting)
 
     def turn(self) -> Iterator[tuple[Errand, Outcome]]:
         """Hand over what has ended, and start what may start."""
@@ -137,14 +153,14 @@ class _Queue:
             if outcome is None:
                 return
             self.busy = None
-            yield self._errand, outcome
+            yield self.errand, outcome
         while self.waiting and not self.busy:
             job = self.waiting.pop(0)
             reason = self._orders.out_of_time()
             if reason:
-                yield self._errand, Outcome(skipped=Skipped(job=job, reason=reason))
+                yield self.errand, Outcome(skipped=Skipped(job=job, reason=reason))
             elif self._node is None:
-                yield self._errand, Outcome(skipped=Skipped(job=job, reason="its node has left the cluster"))
+                yield self.errand, Outcome(skipped=Skipped(job=job, reason="its node has left the cluster"))
             else:
                 self._start(job)
 
@@ -187,7 +203,7 @@ class _Queue:
 class _Remote:
     """A lease as an actor. It speaks canonical bytes, so that nothing it returns is ever unpickled into an object of ours."""
 
-    def __init__(self, kinds: tuple[Any, ...]) -> None:
+    def __init__(self, kinds: tuple[DeviceKind, ...]) -> None:
         self._lease = Lease(kinds)
 
     def inspect(self) -> bytes:
@@ -195,10 +211,12 @@ class _Remote:
 
     def measure(self, job: bytes, device: bytes, effort: bytes) -> bytes:
         args = codec.decode(job, Job), codec.decode(device, Device), codec.decode(effort, Effort)
+        if b"OMP_NUM_THREADS=" not in Path("/proc/self/environ").read_bytes():
+            os.environ.pop("OMP_NUM_THREADS", None)  # before each call Ray sets it to 1: BLAS would use one core
         return codec.encode(self._lease.measure(*args))
 
 
-def _actor(ray: Any, node: Any, kinds: tuple[str, ...], *, gpus: int = 0) -> Any:
+def _actor(ray: Any, node: Any, kinds: tuple[DeviceKind, ...], *, gpus: int = 0) -> Any:
     """Start a lease on one node. Never restarted and never retried by Ray: a benchmark must not run twice unseen."""
     remote = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=0, max_task_retries=0)(_Remote)
     return remote.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(kinds)
@@ -217,24 +235,48 @@ def _live(ray: Any) -> list[Any]:
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
-    """Connect to a cluster for the length of a context; `local` starts one of this machine and ends it."""
+def connect(address: str) -> Iterator[Any]:
+    """Connect to a Ray cluster for the length of a context, which is given the module; `local` starts a cluster and ends it.
+
+    Raises:
+        MisuseError: there is no cluster at that address.
+    """
+    local = address == "local"
+    if not local:
+        _knock(address)
     ray = _import_ray()
-    local = address in {None, "local"}
+    if not local:
+        os.environ[_PATIENCE] = "1"  # one try of 40 s, where somebody listens who is not Ray, rather than twenty
     try:
         ray.init(
-            address="local" if local else address,
+            address=address,
             include_dashboard=False if local else None,
+            num_cpus=1 if local else None,  # a lease takes none; Ray would start a worker for each
             log_to_driver=False,
             logging_level=logging.CRITICAL,
         )
     except (ConnectionError, ValueError, RuntimeError) as err:
         msg = f"no Ray cluster answers at {address!r}: {str(err).splitlines()[0]}; use HOST:PORT of its head, or local"
         raise MisuseError(msg) from err
+    finally:
+        os.environ.pop(_PATIENCE, None)
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody listens. Ray itself goes on trying for minutes, and then ends the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        msg = f"{address!r} is not the address of a Ray cluster: use HOST:PORT of its head, such as 10.0.0.1:6379, or local"
+        raise MisuseError(msg)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as err:
+        msg = f"no Ray cluster answers at {address!r}: {err}; use HOST:PORT of its head, or local"
+        raise MisuseError(msg) from err
 
 
 def _import_ray() -> Any:

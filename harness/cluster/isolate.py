@@ -28,8 +28,10 @@ from harness.model import FailureKind
 __all__ = ["Ended", "Nursery", "child_environment"]
 
 _TAIL = 8 << 10
+_LINE = 500
 _START_S = 120.0
 _MAX_RESULT = 64 << 20
+_LOST = "the process that starts others died"
 _SECRET = ("RAY_", "AWS_", "HARNESS_KEY")
 
 
@@ -90,11 +92,17 @@ class Nursery:
                 self._process.wait()
         self._sock = self._process = None
 
+    def _ready(self) -> socket.socket:
+        if self._process and self._process.poll() is not None:
+            self.close()  # it was killed while nothing ran
+        return self._sock or self._start()
+
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, tempfile.TemporaryFile() as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "harness.cluster.nursery", str(theirs.fileno()), ",".join(self._preload)],
+                # -P: `python -m` would put the working folder, whatever lies in it, before the standard library.
+                [sys.executable, "-P", "-m", "harness.cluster.nursery", str(theirs.fileno()), ",".join(self._preload)],
                 pass_fds=[theirs.fileno()],
                 env=child_environment(),
                 stdin=subprocess.DEVNULL,
@@ -117,38 +125,44 @@ class Nursery:
         Raises:
             FailureError: no process could be started at all.
         """
-        sock = self._sock or self._start()
+        sock = self._ready()
         began = time.monotonic()
         with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as log:
             asked.write(task)
             asked.seek(0)
             reader, writer = os.pipe()
             with os.fdopen(reader, "rb", buffering=0) as pipe:
-                socket.send_fds(
-                    sock, [json.dumps({"env": dict(env or {})}).encode()], [asked.fileno(), writer, log.fileno()]
-                )
-                os.close(writer)
-                return self._follow(sock, pipe, log, began, deadline_s)
+                try:
+                    with os.fdopen(writer, "wb"):
+                        request = json.dumps({"env": dict(env or {})}).encode()
+                        socket.send_fds(sock, [request], [asked.fileno(), writer, log.fileno()])
+                    return self._follow(sock, pipe, log, began, deadline_s)
+                except BaseException:  # such as Ctrl-C: what still runs must end, and its answer find no later task
+                    self.close()
+                    raise
 
     def _follow(self, sock: socket.socket, pipe: IO[bytes], log: IO[bytes], began: float, deadline_s: float) -> Ended:
         born = _receive(sock, began + deadline_s + _START_S)
         if born is None:
             self.close()
-            return _ended("crashed", b"", f"the process that starts others died: {_tail(log)}", began)
-        try:
-            result, code = _attend(sock, pipe, began + deadline_s)
-        finally:
-            with contextlib.suppress(ProcessLookupError):  # the whole group: what it has left behind goes too
-                os.killpg(born["pid"], signal.SIGKILL)
-        if code is not None:
-            return _judge(code, result, log, began)
+            return _ended("crashed", b"", _why(_LOST, log), began)
+        result, end = _attend(sock, pipe, began + deadline_s)
+        if isinstance(end, int):
+            return _judge(end, result, log, began)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(born["pid"], signal.SIGKILL)
         if _receive(sock, time.monotonic() + _START_S) is None:
-            self.close()  # not even SIGKILL ended it; the next task gets a new nursery
-        return _ended("timeout", b"", f"still running after {deadline_s:.0f} s: killed", began)
+            self.close()  # not even SIGKILL ended it, or the nursery is gone; the next task gets a new one
+        if end == "late":
+            return _ended("timeout", b"", f"still running after {deadline_s:.0f} s: killed", began)
+        why = _why(_LOST, log) if end == "lost" else f"its result is larger than {_MAX_RESULT} bytes"
+        return _ended("crashed", b"", why, began)
 
 
-def _attend(sock: socket.socket, pipe: IO[bytes], deadline: float) -> tuple[bytes, int | None]:
-    """Collect the result until the process has ended; no exit code means that the deadline came first.
+def _attend(
+    sock: socket.socket, pipe: IO[bytes], deadline: float
+) -> tuple[bytes, int | Literal["late", "lost", "large"]]:
+    """Collect the result until the process has ended; return it with the exit code, or with why there is none.
 
     The end of the pipe does not tell that: a child left behind may hold it open.
     """
@@ -157,7 +171,7 @@ def _attend(sock: socket.socket, pipe: IO[bytes], deadline: float) -> tuple[byte
     while len(result) <= _MAX_RESULT:
         ready, _, _ = select.select(open_ends, [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            break
+            return b"", "late"
         if pipe in ready:
             part = pipe.read(1 << 20)
             result += part
@@ -165,8 +179,8 @@ def _attend(sock: socket.socket, pipe: IO[bytes], deadline: float) -> tuple[byte
                 open_ends.remove(pipe)
         else:
             message = _receive(sock, deadline)
-            return bytes(result), message["code"] if message else None
-    return b"", None
+            return bytes(result), message["code"] if message else "lost"
+    return b"", "large"
 
 
 def _judge(code: int, result: bytes, log: IO[bytes], began: float) -> Ended:
@@ -174,8 +188,18 @@ def _judge(code: int, result: bytes, log: IO[bytes], began: float) -> Ended:
         return _ended("ok", result, "", began)
     if code == -signal.SIGKILL:
         return _ended("out_of_memory", b"", "killed from outside, most likely because memory ran out", began)
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return _ended("crashed", b"", ": ".join(filter(None, [how, _tail(log)])), began)
+    return _ended("crashed", b"", _why(f"signal {_signal(-code)}" if code < 0 else f"exit code {code}", log), began)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return str(number)
+
+
+def _why(how: str, log: IO[bytes]) -> str:
+    return ": ".join(filter(None, [how, _tail(log)]))
 
 
 def _ended(how: Literal["ok"] | FailureKind, result: bytes, why: str, began: float) -> Ended:
@@ -199,7 +223,7 @@ def _receive(sock: socket.socket, deadline: float) -> dict[str, int] | None:
 
 
 def _tail(log: IO[bytes]) -> str:
-    """Return the last line of what a process wrote, out of its last few kilobytes."""
+    """Return the last line of what a process wrote, cut to a length that a report can hold."""
     size = os.fstat(log.fileno()).st_size
     text = os.pread(log.fileno(), _TAIL, max(0, size - _TAIL)).decode(errors="replace")
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+    return next((line.strip()[:_LINE] for line in reversed(text.splitlines()) if line.strip()), "")

@@ -26,6 +26,7 @@ from harness.proof.verify import job_of, judge_report
 __all__ = ["Journal", "prepare_folder", "reopen"]
 
 _FINISHED = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}\.json")
+_GROWING = re.compile(r"\d{8}T\d{6}Z-.+-partial\d*\.json")
 
 
 def prepare_folder(out: str | Path) -> Path:
@@ -78,6 +79,10 @@ class Journal:
         """Give a complete report the name it keeps."""
         if self.pending():
             return self.path
+        previous = _newest_digest(self._folder, self._head.node.name)
+        if previous != self._head.previous:  # another report was completed meanwhile
+            self._head = replace(self._head, previous=previous)
+            self._save()
         digest8 = self._head.seal.digest[:8]
         stamp = re.sub(r"[-:]", "", self._head.sealed_at)
         final = self._folder / f"{stamp}-{_slug(self._head.node.name)}-{digest8}.json"
@@ -94,6 +99,8 @@ class Journal:
 def reopen(path: str | Path, key: Key | None) -> Journal:
     """Take up an unfinished report again.
 
+    A report that was killed between its last outcome and its final name lacks only that.
+
     Raises:
         MisuseError: there is no such file, it is complete, or it was signed with another key than this.
         ForgeryError: it does not verify.
@@ -103,7 +110,7 @@ def reopen(path: str | Path, key: Key | None) -> Journal:
     verdict = judge_report(report, str(file))
     if verdict.faults:
         raise ForgeryError(verdict.faults[0].what, verdict.faults[0].path)
-    if verdict.complete:
+    if verdict.complete and not _GROWING.fullmatch(file.name):
         msg = f"{str(path)!r} is complete: there is nothing to resume"
         raise MisuseError(msg)
     if verdict.signed_by != (key.public_hex if key else None):

@@ -20,17 +20,21 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(argv: list[str]) -> None:
     """Serve requests on the socket until its other end is gone."""
     for module in filter(None, argv[1].split(",")):
         importlib.import_module(module)
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what a task leaves behind becomes our child, to be ended
     gc.freeze()  # the children share these objects' pages and never need to look at them
     with socket.socket(fileno=int(argv[0])) as sock:
         sock.send(b'{"ready":true}')
@@ -60,11 +64,30 @@ def _serve(sock: socket.socket, request: dict[str, dict[str, str]], fds: list[in
         watched: list[int | socket.socket] = [handle, sock]
         ready, _, _ = select.select(watched, [], [])
         if handle not in ready:  # only an end of file can come now: whoever asked is gone
-            os.killpg(pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
+        _sweep()
     finally:
         os.close(handle)
     sock.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
+
+
+def _sweep() -> None:
+    """End every process a task has left, in whatever group or session it hides. A nursery has no other children."""
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while True:
+            os.waitpid(-1, os.WNOHANG)
+            for pid in _children():
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(-1, 0)
+
+
+def _children() -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            _, parent, *_ = path.read_text().rpartition(")")[2].split()
+            if int(parent) == os.getpid():
+                yield int(path.parent.name)
 
 
 def _child(sock: socket.socket, env: dict[str, str], task_fd: int, result_fd: int, log_fd: int) -> NoReturn:

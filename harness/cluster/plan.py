@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -36,12 +37,7 @@ def check(names: Sequence[str], preset: str, budget_s: float | None) -> None:
         MisuseError: there is no such benchmark or preset, or the budget is not a positive number of seconds.
     """
     registry.find(names)
-    if preset not in EFFORTS:
-        msg = f"no preset {preset!r}; there are {', '.join(EFFORTS)}"
-        raise MisuseError(msg)
-    if budget_s is not None and not 0 < budget_s < float("inf"):
-        msg = f"budget {budget_s!r} is not a positive number of seconds, such as 60"
-        raise MisuseError(msg)
+    effort_for(preset, budget_s, 1)
 
 
 def choose(devices: Sequence[Device], selector: str) -> tuple[Device, ...]:
@@ -92,10 +88,20 @@ def _job(bench: registry.Benchmark, params: Params, device: Device, seed: str) -
 
 
 def effort_for(preset: str, budget_s: float | None, job_count: int) -> Effort:
-    """Return the preset's effort, cut down where a time budget for so many jobs asks for it."""
+    """Return the preset's effort, cut down where a time budget for so many jobs asks for it.
+
+    Raises:
+        MisuseError: there is no such preset, or the budget is not a positive number of seconds.
+    """
+    if preset not in EFFORTS:
+        msg = f"no preset {preset!r}; there are {', '.join(EFFORTS)}"
+        raise MisuseError(msg)
     effort = EFFORTS[preset]
     if budget_s is None:
         return effort
+    if not 0 < budget_s < math.inf:
+        msg = f"budget {budget_s!r} is not a positive number of seconds, such as 60"
+        raise MisuseError(msg)
     share_s = max(budget_s / max(job_count, 1) - _SETUP_S, _BUDGET_LEAST_S)
     scale = min(1.0, share_s / (effort.warmup_s + effort.budget_s))
     return replace(effort, warmup_s=effort.warmup_s * scale, budget_s=effort.budget_s * scale)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness.cluster.fanout import Errand, Orders, inspect_here, inspect_on_ray, run_here, run_on_ray
+from harness.cluster.fanout import Errand, Orders, connect, inspect_here, inspect_on_ray, run_here, run_on_ray
 from harness.cluster.journal import Journal, prepare_folder, reopen
 from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
 from harness.cluster.task import Inventory
@@ -60,8 +61,8 @@ class Finished:
 
 def devices(ray: str | None = None) -> tuple[Device, ...]:
     """Return the devices of this machine, or of a Ray cluster: the usable ones, and the others with the reason."""
-    found = inspect_on_ray(ray) if ray else inspect_here()
-    return tuple(d for inventory in found for d in inventory.devices)
+    with _reach(ray) as cluster:
+        return tuple(d for inventory in _inspect(cluster) for d in inventory.devices)
 
 
 def run(
@@ -102,19 +103,26 @@ def run(
     signing, follower = _key(key), progress or Silent()
     if resume is not None:
         journal = reopen(resume, signing)
-        tasks = [(_rest(journal, _inspect(ray)), journal)]
         preset = journal.report.preset
-    else:
-        digits = seed_or_fresh(seed)
-        check(names, preset, budget_s)
-        folder = prepare_folder(out)
-        found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(ray)]
+        with _reach(ray) as cluster:
+            tasks = [(_rest(journal, _inspect(cluster)), journal)]
+            return _carry_out(tasks, preset, cluster, budget_s, follower)
+    digits = seed_or_fresh(seed)
+    check(names, preset, budget_s)
+    folder = prepare_folder(out)
+    with _reach(ray) as cluster:
+        found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster)]
         tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(found, device)]
-    return _carry_out(tasks, preset, ray, budget_s, follower)
+        return _carry_out(tasks, preset, cluster, budget_s, follower)
 
 
-def _inspect(ray: str | None) -> tuple[Inventory, ...]:
-    return inspect_on_ray(ray) if ray else inspect_here()
+def _reach(ray: str | None) -> AbstractContextManager[Any]:
+    """Hold one connection for looking and measuring: a local cluster ends with it, and the next one has other nodes."""
+    return connect(ray) if ray else nullcontext()
+
+
+def _inspect(cluster: Any) -> tuple[Inventory, ...]:
+    return inspect_on_ray(cluster) if cluster else inspect_here()
 
 
 def _key(path: str | Path | None) -> Key | None:
@@ -177,7 +185,7 @@ def _rest(journal: Journal, found: Sequence[Inventory]) -> Errand:
 
 
 def _carry_out(
-    tasks: Sequence[tuple[Errand, Journal]], preset: str, ray: str | None, budget_s: float | None, follower: Progress
+    tasks: Sequence[tuple[Errand, Journal]], preset: str, cluster: Any, budget_s: float | None, follower: Progress
 ) -> tuple[Finished, ...]:
     jobs = [job for errand, _ in tasks for job in errand.jobs]
     journals = {errand.inventory.node.name + (errand.inventory.place or ""): journal for errand, journal in tasks}
@@ -186,8 +194,8 @@ def _carry_out(
     orders = Orders(
         effort=effort_for(preset, budget_s, len(jobs)), started=follower.started, out_of_time=_clock(budget_s)
     )
-    carry_out = run_on_ray if ray else run_here
-    for errand, outcome in carry_out([errand for errand, _ in tasks], orders, ray):
+    errands = [errand for errand, _ in tasks]
+    for errand, outcome in run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders):
         journals[errand.inventory.node.name + (errand.inventory.place or "")].append(outcome)
         follower.ended(outcome)
     return tuple(Finished(path=journal.finish(), report=journal.report) for _, journal in tasks)

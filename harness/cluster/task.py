@@ -20,7 +20,7 @@ from harness.device.cuda import CudaBackend, is_out_of_memory
 from harness.device.rapl import CpuSensors
 from harness.device.sampler import SilentSensors
 from harness.device.sensors import NvmlSensors, nvml_status
-from harness.errors import FailureError
+from harness.errors import FailureError, HarnessError
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure, now
 from harness.model import Device, Environment, Failed, Job, Node, Outcome
@@ -77,10 +77,16 @@ def _measure(job: Job, device: Device, effort: Effort) -> Outcome:
             return measure(job, _open(device), sensors, effort)
     except Exception as err:  # noqa: BLE001 - whatever a benchmark raises is an outcome
         kind: Literal["out_of_memory", "failed"] = "out_of_memory" if is_out_of_memory(err) else "failed"
-        last = traceback.extract_tb(err.__traceback__)[-1]
-        reason = f"{type(err).__name__}: {err} ({Path(last.filename).name}:{last.lineno})"
+        reason = str(err) if isinstance(err, HarnessError) else _where(err)
         elapsed_s = time.perf_counter() - began
         return Outcome(failed=Failed(job=job, started_at=started_at, elapsed_s=elapsed_s, outcome=kind, reason=reason))
+
+
+def _where(err: Exception) -> str:
+    """Say what broke and in which line: a benchmark's author needs both, in one line and of bearable length."""
+    last = traceback.extract_tb(err.__traceback__)[-1]
+    said = " ".join(str(err).encode(errors="replace").decode().split())[:500]  # a file's name may hold half a surrogate
+    return f"{type(err).__name__}: {said} ({Path(last.filename).name}:{last.lineno})"
 
 
 def _open(device: Device) -> Backend:

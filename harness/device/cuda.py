@@ -40,6 +40,7 @@ class CudaBackend:
 
         self.device = device
         self.xp: Any = cupy
+        self._entries: dict[Callable[..., None], Any] = {}
         self._sms = int(cupy.cuda.Device(0).attributes["MultiProcessorCount"])
 
     def rng(self, seed: int) -> Rng:
@@ -57,9 +58,9 @@ class CudaBackend:
         """Compile a range kernel: one thread a lane, striding by the size of the grid; no lane adds in vectors."""
         from numba import cuda
 
-        body = cuda.jit(device=True)(kernel)
-        arity = kernel.__code__.co_argcount - 4
-        launchable = _entry(cuda, body, arity)
+        if kernel not in self._entries:
+            self._entries[kernel] = _entry(cuda, kernel)
+        launchable = self._entries[kernel]
         views: dict[int, tuple[Array, Any]] = {}
 
         def view(value: object) -> object:
@@ -112,9 +113,9 @@ class CudaBackend:
         return host
 
 
-def _entry(cuda: Any, body: Any, arity: int) -> Any:
+def _entry(cuda: Any, kernel: Callable[..., None]) -> Any:
     """Make the kernel that hands each thread its indices. Numba's CUDA target takes no star arguments, hence the text."""
-    names = "".join(f", a{i}" for i in range(arity))
+    names = "".join(f", a{i}" for i in range(kernel.__code__.co_argcount - 4))
     text = (
         f"def entry(n{names}):\n"
         "    lane = uint64(cuda.grid(1))\n"
@@ -122,7 +123,7 @@ def _entry(cuda: Any, body: Any, arity: int) -> Any:
         "    if lane < n:\n"
         f"        body(lane, lane, (n - lane + step - uint64(1)) // step, step{names})\n"
     )
-    scope = {"cuda": cuda, "uint64": np.uint64, "body": body}
+    scope = {"cuda": cuda, "uint64": np.uint64, "body": cuda.jit(device=True)(kernel)}
     exec(text, scope)  # noqa: S102 - built from an integer and nothing else
     return cuda.jit(scope["entry"])
 

@@ -172,7 +172,7 @@ def _nvml() -> Iterator[_Nvml]:
 
 
 def _reason(err: Exception) -> str:
-    code: int = err.value  # an NVMLError
+    code: int = err.value  # type: ignore[attr-defined]  # an NVMLError
     return _REASONS.get(code, f"NVML answers {str(err)!r} (code {code})")
 
 

@@ -40,7 +40,7 @@ def chase(backend: Backend, seed: int, *, size_bytes: int) -> Case:
     following = xp.asarray(links)
     end = xp.zeros(1, dtype=np.uint64)
     launch = backend.compile(follow)
-    hops = max(_HOPS, size_bytes // 2**10)
+    hops = _HOPS + lines // 8
     runs = 0
 
     def run() -> tuple[Array, int]:

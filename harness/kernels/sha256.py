@@ -20,7 +20,7 @@ _PRIMES = [p for p in range(2, 312) if all(p % q for q in range(2, p))]
 def _fraction_bits(n: int, root: int) -> int:
     """Return the first 32 bits of the fractional part of the n's root, by integers alone."""
     scaled = n << (32 * root)
-    guess = int(round(scaled ** (1 / root)))
+    guess: int = round(scaled ** (1 / root))
     while guess**root > scaled:
         guess -= 1
     while (guess + 1) ** root <= scaled:

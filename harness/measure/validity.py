@@ -16,7 +16,7 @@ __all__ = ["judge"]
 _HARD = frozenset({"hw_slowdown", "hw_thermal", "hw_power_brake"})
 
 
-def judge(
+def judge(  # noqa: PLR0913 - all that can be held against a measurement
     rounds: Sequence[Sequence[float]],
     telemetry: Sequence[TelemetrySample],
     *,

@@ -20,6 +20,7 @@ from harness.proof.signing import HEX32, is_signed_by
 __all__ = ["job_of", "judge_report", "verify"]
 
 _ROUNDING = 1e-9  # relative: the same arithmetic on another libm
+_SHORTEST_S, _LONGEST_S = 1e-15, 1e9  # nobody measures beyond these, and arithmetic would overflow
 
 
 def verify(*files: str | Path, signer: str | None = None) -> tuple[Verdict, ...]:
@@ -56,7 +57,7 @@ def judge_report(report: Report, subject: str, *, signer: str | None = None, mor
     """Judge one decoded report. `more` are faults found outside it."""
     faults = (*_seal_faults(report), *_signer_faults(report, signer), *_content_faults(report), *more)
     complete = len(report.outcomes) == len(report.plan)
-    signed_by = report.seal.public_key if report.seal.signature else None
+    signed_by = report.seal.public_key if _is_signed(report) else None
     proven = [
         "no byte was changed since it was sealed",
         f"signed by {signed_by}" if signed_by else None,
@@ -126,8 +127,13 @@ def _seal_faults(report: Report) -> Iterator[Fault]:
     if seal.algorithm == "unsigned":
         if seal.public_key is not None or seal.signature is not None:
             yield Fault(path="$.seal.algorithm", what="says unsigned, but there is a key or a signature")
-    elif not (seal.public_key and seal.signature and is_signed_by(seal.public_key, seal.digest, seal.signature)):
+    elif not _is_signed(report):
         yield Fault(path="$.seal.signature", what=f"does not fit the digest and the public key {seal.public_key}")
+
+
+def _is_signed(report: Report) -> bool:
+    seal = report.seal
+    return bool(seal.public_key and seal.signature and is_signed_by(seal.public_key, seal.digest, seal.signature))
 
 
 def _outcome_faults(report: Report) -> Iterator[Fault]:
@@ -140,17 +146,21 @@ def _outcome_faults(report: Report) -> Iterator[Fault]:
         first = next(i for i, (a, s) in enumerate(zip(actual, sealed, strict=True)) if a != s)
         yield Fault(path=f"$.outcomes[{first}]", what="the outcomes were put in another order")
         return
-    removed = [i for i, digest in enumerate(sealed) if digest not in set(actual)]
-    strangers = [i for i, digest in enumerate(actual) if digest not in set(sealed)]
     if len(actual) == len(sealed):
-        yield from (Fault(path=f"$.outcomes[{i}]", what="was changed after it was sealed") for i in strangers)
+        changed = [i for i, (a, s) in enumerate(zip(actual, sealed, strict=True)) if a != s]
+        yield from (Fault(path=f"$.outcomes[{i}]", what="was changed after it was sealed") for i in changed)
         return
+    known, present = set(sealed), set(actual)
+    removed = [i for i, digest in enumerate(sealed) if digest not in present]
+    strangers = [i for i, digest in enumerate(actual) if digest not in known]
     for i in removed:
         yield Fault(path="$.outcomes", what=f"outcome {i} of the seal ({sealed[i][:8]}) was removed")
     for i in strangers:
         yield Fault(path=f"$.outcomes[{i}]", what="is not in the seal: added or changed")
     if not removed and not strangers:
-        yield Fault(path="$.outcomes", what="an outcome stands twice")
+        places = {digest: i for i, digest in reversed(list(enumerate(actual)))}
+        twice = next((f"$.outcomes[{i}]" for i, digest in enumerate(actual) if places[digest] != i), "$.seal.outcomes")
+        yield Fault(path=twice, what="an outcome stands twice")
 
 
 def _signer_faults(report: Report, signer: str | None) -> Iterator[Fault]:
@@ -163,6 +173,8 @@ def _content_faults(report: Report) -> Iterator[Fault]:
     if len(planned) != len(report.plan):
         yield Fault(path="$.plan", what="a job is planned twice")
     uuids = {d.uuid for d in report.devices}
+    if len(uuids) != len(report.devices):
+        yield Fault(path="$.devices", what="a device is listed twice")
     if report.emulated != any(d.emulated for d in report.devices):
         yield Fault(path="$.emulated", what="does not agree with the devices")
     done: set[str] = set()
@@ -189,11 +201,11 @@ def _measurement_faults(m: Measurement, path: str) -> Iterator[Fault]:
     times = [t for r in m.rounds for t in r.times_s]
     if not all(r.times_s for r in m.rounds) or not m.rounds:
         yield Fault(path=f"{path}.rounds", what="a round without times")
-    elif not all(t > 0 for t in times):
-        yield Fault(path=f"{path}.rounds", what="a time that is not positive")
+    elif not all(_SHORTEST_S <= t <= _LONGEST_S for t in times):
+        yield Fault(path=f"{path}.rounds", what="a time that is not positive, or that nobody can have measured")
     else:
         centre, low, high = stats.interval(stats.medians([r.times_s for r in m.rounds]))
-        expected = (centre, max(low, min(times)), high)
-        stated = (m.time_s, m.interval.low_s, m.interval.high_s)
+        expected = (centre, max(low, min(times)), high, stats.CONFIDENCE)
+        stated = (m.time_s, m.interval.low_s, m.interval.high_s, m.interval.confidence_fraction)
         if not all(math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(stated, expected, strict=True)):
             yield Fault(path=f"{path}.interval", what=f"says {stated}, its raw times give {expected}")

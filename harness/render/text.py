@@ -27,7 +27,7 @@ __all__ = [
 _GOOD, _FAIR, _BAD = "green", "yellow", "red"
 _COLOURS = {"valid": _GOOD, "power_capped": _GOOD, "skipped": "dim", "invalid": _BAD, "throttled": _BAD}
 _ADVICE = {
-    "noisy": "noisy: something else uses the machine, or its clock moves; the interval is honest, so is --preset standard",
+    "noisy": "noisy: something else uses the machine, or its clock moves; the interval is honest but wide; --preset standard narrows it",
     "drifting": "drifting: it had not settled; a longer preset shows where it ends",
     "throttled": "throttled: the hardware cut the clock; look at cooling and power supply",
     "thermally_limited": "thermally_limited: this is its sustained speed in this case and room",
@@ -37,8 +37,9 @@ _ADVICE = {
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    for name in columns:  # only the last one, of words, may wrap
+        wraps = name == columns[-1]
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=not wraps, overflow="fold")
     return table
 
 
@@ -80,7 +81,7 @@ def device_card(device: Device) -> RenderableType:
 
 def _caches(device: Device) -> str:
     levels = (("L1d", device.l1_bytes), ("L2", device.l2_bytes), ("L3", device.l3_bytes))
-    return ", ".join(f"{name} {size / 2**20:.4g} MiB" for name, size in levels if size)
+    return ", ".join(f"{name} {size / 2**10:.0f} KiB" for name, size in levels if size)
 
 
 def _limit(device: Device) -> str | None:
@@ -94,9 +95,8 @@ def _sensors(device: Device) -> str:
     states: dict[str, list[str]] = {}
     for name, state in device.sensors.items():
         states.setdefault(state, []).append(name)
-    return "; ".join(
-        f"{state.replace('_', ' ')}: {', '.join(sorted(names))}" for state, names in sorted(states.items())
-    )
+    told = (s for s in ("ok", "not_supported", "no_permission", "error") if s in states)
+    return "; ".join(f"{state.replace('_', ' ')}: {', '.join(sorted(states[state]))}" for state in told)
 
 
 def benchmark_table(found: Sequence[Benchmark]) -> RenderableType:
@@ -163,7 +163,7 @@ def _cells(outcome: Outcome) -> tuple[str, str, str, str, str, str]:
     best = engineering(quantity(m.work, m.metric, m.time_s))
     scale = best.value / quantity(m.work, m.metric, m.time_s).value
     low, high = (_number(q.value * scale) for q in rate_interval(m))
-    noise = (m.interval.high_s - m.interval.low_s) / 2 / m.time_s
+    noise = m.interval.high_s / m.time_s - 1  # the low end may be cut at the fastest sample
     why = "" if m.state == "valid" else m.reason
     return _number(best.value), best.unit, f"{low} .. {high}", f"{noise:.1%}", m.state, why
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import TYPE_CHECKING
 
-from harness.model import Capability, CostLine, Device, Quote, Report, Score
+from harness.model import Capability, CostLine, Device, Failed, Quote, Report, Score
 from harness.scoring.capability import capability, counted
 from harness.scoring.costs import Costs, Setting, settings
 from harness.scoring.devices import Rating, rating
@@ -33,6 +33,7 @@ _TABLES = ("cost_defaults", "devices", "profiles", "reference")
 _CPU_ONLY = "this is a CPU's cost floor: it is not for a GPU market"
 _EMULATED = "emulated: what was measured is the emulator, so there is nothing to price"
 _NOTHING = "no result of this device counts; its score lists what was excluded, and why"
+_WRONG = "wrong answers from {names}: a device that computes something false is worth nothing until it is mended"
 _NO_WATTS = "no watts: no sensor gave any, no limit is stated, and {name!r} is not in the device table"
 _NO_CAPEX = "no purchase price: {name!r} is not in the device table; give capex_usd in a costs file"
 
@@ -59,6 +60,9 @@ def _quote(report: Report, seen: Capability, scored: Score, given: Mapping[str, 
     blank = _withheld(report, seen, scored)
     if seen.emulated:
         return replace(blank, reasons=(_EMULATED,))
+    wrong = [o.failed.job.benchmark for o in report.outcomes if o.failed and _is_wrong(o.failed, device)]
+    if wrong:
+        return replace(blank, reasons=(_WRONG.format(names=", ".join(dict.fromkeys(wrong))),))
     if not counted(report, device):
         return replace(blank, reasons=(_NOTHING,))
     rated = rating(device)
@@ -67,6 +71,10 @@ def _quote(report: Report, seen: Capability, scored: Score, given: Mapping[str, 
         gaps = [text for text, found in ((_NO_WATTS, watts), (_NO_CAPEX, capex)) if found is None]
         return replace(blank, reasons=tuple(text.format(name=device.name) for text in gaps))
     return _priced(blank, scored, {**given, "watts": watts, "capex_usd": capex})
+
+
+def _is_wrong(failed: Failed, device: Device) -> bool:
+    return failed.outcome == "wrong_answer" and failed.job.device_uuid == device.uuid
 
 
 def _withheld(report: Report, seen: Capability, scored: Score) -> Quote:

@@ -1,0 +1,35 @@
+"""What all tests share: devices to run on, and the rule for tests that need a GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.device.cpu import CpuBackend
+from harness.device.cuda import CudaBackend, cuda_devices, cuda_status
+from harness.model import Device
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where CUDA cannot be used, saying why."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = cuda_status() if marked else None
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def cpu() -> CpuBackend:
+    return CpuBackend(Device(uuid="CPU-test", name="test", kind="cpu", selector="cpu", sensors={}))
+
+
+@pytest.fixture(scope="session")
+def cuda() -> CudaBackend:
+    return CudaBackend(cuda_devices()[0])
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest) -> CpuBackend | CudaBackend:
+    """Each kind of device: what holds on one must hold on the other."""
+    opened: CpuBackend | CudaBackend = request.getfixturevalue(request.param)
+    return opened

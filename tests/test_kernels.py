@@ -1,0 +1,191 @@
+"""One suite judges every benchmark that exists, on every device that is here. A new benchmark is judged by being there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness import codec, registry, units
+from harness.device.backend import Backend
+from harness.device.sampler import FakeSensors
+from harness.measure.rounds import Effort
+from harness.measure.runner import measure
+from harness.model import Job, Outcome, Params, TelemetrySample, Work
+
+SEED, OTHER_SEED = 0x0123456789ABCDEF, 0xFEDCBA9876543210
+BRIEF = Effort(warmup_s=0.0, budget_s=0.02, sample_s=1e-6, samples=2, rounds_min=2, rounds_max=3)
+
+
+def cells() -> Iterator[Any]:
+    """Every choice of every benchmark at its smallest size."""
+    for bench in registry.find():
+        for params in registry.points(bench, "cuda", small=True):
+            yield pytest.param(bench, params, id=f"{bench.name}-{'-'.join(map(str, params.values()))}")
+
+
+every_cell = pytest.mark.parametrize(("bench", "params"), list(cells()))
+every_benchmark = pytest.mark.parametrize("bench", registry.find(), ids=lambda b: b.name)
+
+
+def build(bench: registry.Benchmark, backend: Backend, seed: int, params: Params) -> registry.Case:
+    try:
+        return bench.build(backend, seed, params)
+    except registry.Skip as skip:
+        pytest.skip(f"the benchmark says so: {skip}")
+
+
+def parts(answer: Any) -> list[np.ndarray[Any, Any]]:
+    """An answer's arrays and numbers, copied to the host."""
+    whole = answer if isinstance(answer, tuple) else (answer,)
+    return [np.array(p.get() if hasattr(p, "get") else p) for p in whole]
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(parts(a), parts(b), strict=True))
+
+
+def bump(x: np.ndarray[Any, Any], i: int) -> None:
+    """Change one element by more than any rounding could."""
+    flat = x.reshape(-1)
+    flat[i] = flat[i] ^ flat.dtype.type(1) if flat.dtype.kind in "iu" else flat[i] + 4 * (1 + np.abs(flat).max())
+
+
+def nan(x: np.ndarray[Any, Any]) -> None:
+    x.reshape(-1)[x.size // 2] = np.nan
+
+
+def exchange(x: np.ndarray[Any, Any]) -> None:
+    flat = x.reshape(-1)
+    flat[0], flat[-1] = flat[-1], flat[0]
+
+
+CORRUPTIONS: dict[str, Callable[[np.ndarray[Any, Any]], object]] = {
+    "first element": lambda x: bump(x, 0),
+    "middle element": lambda x: bump(x, x.size // 2),
+    "last element": lambda x: bump(x, x.size - 1),
+    "all zero": lambda x: x.fill(0),
+    "not a number": nan,
+    "two exchanged": exchange,
+}
+
+
+@every_cell
+def test_the_right_answer_is_accepted_also_when_run_again(
+    bench: registry.Benchmark, params: Params, backend: Backend
+) -> None:
+    case = build(bench, backend, SEED, params)
+    assert case.check(case.run())
+    for _ in range(3):
+        again = case.run()
+    assert case.check(again)
+
+
+@every_cell
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_a_wrong_answer_is_refused(bench: registry.Benchmark, params: Params, backend: Backend, kind: str) -> None:
+    case = build(bench, backend, SEED, params)
+    answer = case.run()
+    array = answer[0] if isinstance(answer, tuple) else answer
+    if kind == "not a number" and array.dtype.kind not in "fc":
+        pytest.skip("integers have no NaN")
+    if kind == "two exchanged" and array.size == 1:
+        pytest.skip("one element cannot be exchanged")
+    host = backend.to_host(array).copy()
+    CORRUPTIONS[kind](host)
+    wrong = backend.xp.asarray(host)
+    assert not case.check((wrong, *answer[1:]) if isinstance(answer, tuple) else wrong)
+
+
+@every_cell
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another(
+    bench: registry.Benchmark, params: Params, backend: Backend
+) -> None:
+    first = parts(build(bench, backend, SEED, params).run())
+    again = parts(build(bench, backend, SEED, params).run())
+    other = parts(build(bench, backend, OTHER_SEED, params).run())
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@every_benchmark
+def test_work_grows_along_each_axis_of_numbers(bench: registry.Benchmark, cpu: Backend) -> None:
+    start = dict(registry.points(bench, "cpu", small=True)[0])
+    for name, axis in bench.axes.items():
+        small = axis.check if isinstance(axis, registry.Sized) else axis[0]
+        if isinstance(small, str):
+            continue
+        large = 2 * small if isinstance(axis, registry.Sized) else axis[1]
+        low, high = (build(bench, cpu, SEED, {**start, name: v}).work for v in (small, large))
+        grown = [(b > a) - (b < a) for a, b in zip(counts(low), counts(high), strict=True)]
+        assert min(grown) >= 0, f"{name}: some work shrank from {low} to {high}"
+        assert max(grown) > 0, f"{name}: {low} and {high} are the same work"
+
+
+def counts(work: Work) -> tuple[int, int, int]:
+    return work.flops, work.bytes_moved, work.items
+
+
+@every_benchmark
+def test_axes_begin_with_the_smallest_and_quick_names_only_what_they_hold(bench: registry.Benchmark) -> None:
+    for name, axis in bench.axes.items():
+        if isinstance(axis, registry.Sized):
+            assert axis.check < axis.cpu  # type: ignore[operator]
+            assert axis.check < axis.cuda  # type: ignore[operator]
+        elif not isinstance(axis[0], str):
+            assert list(axis) == sorted(axis)
+        if name in bench.quick:
+            assert not isinstance(axis, registry.Sized)
+            assert set(bench.quick[name]) <= set(axis)
+    assert set(bench.quick) <= set(bench.axes)
+
+
+@every_cell
+def test_a_measurement_survives_the_wire_and_has_a_headline(
+    bench: registry.Benchmark, params: Params, backend: Backend
+) -> None:
+    job = Job(
+        benchmark=bench.name,
+        version=bench.version,
+        params=params,
+        device_uuid=backend.device.uuid,
+        seed=f"{SEED:016x}",
+    )
+    outcome = measure(job, backend, FakeSensors([TelemetrySample(at_s=0.0, power_w=100.0)]), BRIEF)
+    data = codec.encode(outcome)
+    assert codec.decode(data, Outcome) == outcome
+    if outcome.skipped:
+        pytest.skip(f"the benchmark says so: {outcome.skipped.reason}")
+    assert outcome.measurement is not None, outcome.failed
+    m = outcome.measurement
+    assert units.quantity(m.work, m.metric, m.time_s).value > 0
+    assert m.interval.low_s <= m.time_s <= m.interval.high_s
+    assert all(t > 0 for r in m.rounds for t in r.times_s)
+    low, high = units.rate_interval(m)
+    assert low.value <= units.quantity(m.work, m.metric, m.time_s).value <= high.value
+
+
+@every_benchmark
+def test_it_is_one_file_named_as_itself_with_a_summary(bench: registry.Benchmark) -> None:
+    assert bench.module.rpartition(".")[2] == bench.name
+    assert bench.summary.endswith(".")
+    assert 20 < len(bench.summary) <= 120
+
+
+@pytest.mark.gpu
+@every_cell
+def test_the_gpu_agrees_with_its_cpu_twin(
+    bench: registry.Benchmark, params: Params, cpu: Backend, cuda: Backend
+) -> None:
+    """The same seed gives the same inputs on both, so the answers may differ by rounding alone."""
+    if params.get("dtype") == "float16":
+        pytest.skip("no CPU twin: NumPy has no fast float16 product")
+    ours, theirs = (parts(build(bench, b, SEED, params).run()) for b in (cuda, cpu))
+    for a, b in zip(ours, theirs, strict=True):
+        if a.dtype.kind in "iu":
+            assert np.array_equal(a, b)
+        else:
+            scale = np.abs(b).max()
+            assert np.abs(a - b).max() <= 64 * np.finfo(a.dtype).eps * scale

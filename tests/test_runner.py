@@ -1,0 +1,148 @@
+"""The runner: what a measurement holds, and how sensors and wrong answers decide what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness import registry
+from harness.device.cpu import CpuBackend
+from harness.device.sampler import FakeSensors, SilentSensors
+from harness.measure.rounds import Effort
+from harness.measure.runner import measure
+from harness.model import Job, Outcome, TelemetrySample
+
+BRIEF = Effort(
+    warmup_s=0.01, budget_s=0.3, samples=3, rounds_min=3, rounds_max=3, half_width_fraction=10, drift_fraction=10
+)
+JOB = Job(benchmark="launch", version=1, params={"launches": 64}, device_uuid="CPU-test", seed="00000000000000ff")
+
+
+def sample(**fields: object) -> TelemetrySample:
+    return replace(TelemetrySample(at_s=0.0, power_w=50.0), **fields)  # type: ignore[arg-type]
+
+
+def run(cpu: CpuBackend, sensors: FakeSensors | SilentSensors, job: Job = JOB, effort: Effort = BRIEF) -> Outcome:
+    return measure(job, cpu, sensors, effort)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "state"),
+    [
+        ((), "valid"),
+        (("gpu_idle",), "valid"),
+        (("sw_power_cap",), "power_capped"),
+        (("sw_power_cap", "sw_thermal"), "thermally_limited"),
+        (("hw_thermal", "sw_power_cap", "sw_thermal"), "throttled"),
+        (("hw_power_brake",), "throttled"),
+        (("hw_slowdown", "unknown_0x200"), "throttled"),
+    ],
+)
+def test_what_throttles_decides_the_state(cpu: CpuBackend, reasons: tuple[str, ...], state: str) -> None:
+    measured = run(cpu, FakeSensors([sample(throttle_reasons=reasons)])).measurement
+    assert measured is not None
+    assert measured.state == state, measured.reason
+    assert all(name in measured.reason for name in reasons if state == "throttled" and name.startswith("hw_"))
+
+
+def test_a_device_lost_on_the_way_marks_its_measurement_and_ends_its_samples(cpu: CpuBackend) -> None:
+    measured = run(cpu, FakeSensors([sample()], lost_after_reads=1)).measurement
+    assert measured is not None
+    assert measured.state == "invalid"
+    assert "lost" in measured.reason
+    assert measured.telemetry_lost
+    assert len(measured.telemetry) == 1
+    assert len(measured.rounds) == BRIEF.rounds_max  # the timing itself went on
+
+
+def test_silent_sensors_leave_no_samples_and_no_energy_but_no_mark_either(cpu: CpuBackend) -> None:
+    measured = run(cpu, SilentSensors()).measurement
+    assert measured is not None
+    assert measured.telemetry == ()
+    assert measured.energy_j is None
+    assert measured.energy_window_s is None
+    assert measured.state == "valid", measured.reason
+
+
+def test_energy_is_the_power_over_the_time_it_was_read(cpu: CpuBackend) -> None:
+    measured = run(cpu, FakeSensors([sample(power_w=200.0)])).measurement
+    assert measured is not None
+    assert measured.energy_j is not None
+    assert measured.energy_window_s is not None
+    assert measured.energy_j == pytest.approx(200.0 * measured.energy_window_s)
+
+
+def test_every_raw_time_is_kept_and_batches_last_at_least_a_sample(cpu: CpuBackend) -> None:
+    measured = run(cpu, SilentSensors()).measurement
+    assert measured is not None
+    assert len(measured.rounds) == 3
+    assert all(len(r.times_s) == 3 for r in measured.rounds)
+    assert measured.rounds[0].batch > 1  # 64 launches take far less than the millisecond of a sample
+    assert measured.warmup_times_s
+    assert [r.at_s for r in measured.rounds] == sorted(r.at_s for r in measured.rounds)
+
+
+def test_a_job_planned_for_another_version_is_skipped_and_says_so(cpu: CpuBackend) -> None:
+    skipped = run(cpu, SilentSensors(), replace(JOB, version=99)).skipped
+    assert skipped is not None
+    assert "99" in skipped.reason
+
+
+@pytest.mark.parametrize(("verdicts", "words"), [([False], "first run"), ([True, False], "after the timed rounds")])
+def test_a_wrong_answer_is_a_failure_whenever_it_comes(
+    cpu: CpuBackend, monkeypatch: pytest.MonkeyPatch, verdicts: list[bool], words: str
+) -> None:
+    failed = run(cpu, SilentSensors(), judged_by(monkeypatch, lambda _: verdicts.pop(0))).failed
+    assert failed is not None
+    assert failed.outcome == "wrong_answer"
+    assert words in failed.reason
+
+
+def test_a_device_that_claims_more_time_than_passed_is_not_believed(
+    cpu: CpuBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = CpuBackend.stopwatch
+
+    class Liar(CpuBackend):
+        def stopwatch(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
+            return _Stretched(honest(self))
+
+    measured = run(Liar(cpu.device), SilentSensors()).measurement
+    assert measured is not None
+    assert measured.state == "invalid"
+    assert "passed at the host" in measured.reason
+
+
+class _Stretched:
+    """A stopwatch whose device reading is twice the host's."""
+
+    def __init__(self, inner) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        self._inner = inner
+
+    def __enter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204
+        self._watch = self._inner.__enter__()
+        return self._watch
+
+    def __exit__(self, *exc: object) -> None:
+        self._inner.__exit__(*exc)
+        self._watch.device_s *= 2
+
+
+def judged_by(monkeypatch: pytest.MonkeyPatch, check: Callable[[object], bool]) -> Job:
+    """Register a benchmark with this check, and return a job for it."""
+
+    @registry.benchmark(version=1)
+    def judged(backend: object, seed: int) -> registry.Case:
+        """Nothing but a verdict."""
+        return registry.Case(run=zeros, work=registry.Work(flops=1), check=check)
+
+    known = {**registry.benchmarks(), "judged": judged.__harness_benchmark__}  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "benchmarks", lambda: known)
+    return replace(JOB, benchmark="judged", params={})
+
+
+def zeros() -> object:
+    return np.zeros(4)
