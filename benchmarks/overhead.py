@@ -22,7 +22,7 @@ from harness import codec, stats
 from harness.cluster.isolate import Nursery
 from harness.cluster.journal import Journal
 from harness.cluster.task import Task
-from harness.device.cpu import CpuBackend, cpu_device
+from harness.device.cpu import CpuDevice, cpu_device
 from harness.device.sampler import FakeSensors, Sampler, SilentSensors
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure, now
@@ -111,7 +111,7 @@ def _processes(device: Device) -> Iterator[Line]:
     with Nursery() as nursery:
         _ask(nursery, nothing)
         forks = _timed(lambda: _ask(nursery, nothing), 50)
-    here = _timed(lambda: measure(job, CpuBackend(device), SilentSensors(), _effort()), 50)
+    here = _timed(lambda: measure(job, CpuDevice(device), SilentSensors(), _effort()), 50)
     yield _line("start of the nursery", starts, "fresh interpreter, imports, one empty job, end")
     yield _line("fork for a job", forks, "an empty job sent, run in a new process, answered")
     yield _line("the empty job itself", here, "the same job in this process, for comparison")

@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 
 from harness import registry, stats
-from harness.device.cpu import CpuBackend, cpu_device
+from harness.device.cpu import CpuDevice, cpu_device
 from harness.measure.rounds import Effort, batch_for
 from harness.registry import Case
 
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.rounds < 2:
         parser.error("--rounds must be at least 2: one round has no spread")
 
-    backend = CpuBackend(cpu_device())
+    backend = CpuDevice(cpu_device())
     header = _header(backend)
     with tempfile.TemporaryDirectory() as folder:
         rows = []
@@ -135,14 +135,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 # -- what is compared
 
 
-def _pairs(backend: CpuBackend, library: ctypes.CDLL, only: str) -> Iterator[Pair]:
+def _pairs(backend: CpuDevice, library: ctypes.CDLL, only: str) -> Iterator[Pair]:
     """Set up one pair after the other, so that only one holds memory."""
     for name, make in _makers(backend, library):
         if only in name:
             yield from make(name)
 
 
-def _makers(backend: CpuBackend, library: ctypes.CDLL) -> Iterator[tuple[str, Maker]]:
+def _makers(backend: CpuDevice, library: ctypes.CDLL) -> Iterator[tuple[str, Maker]]:
     for op, dtype in itertools.product(("triad", "copy"), ("float64", "float32")):
         yield f"stream {op} {dtype}", partial(_stream, backend, library, (op, dtype))
     for dtype in ("float64", "float32"):
@@ -155,7 +155,7 @@ def _makers(backend: CpuBackend, library: ctypes.CDLL) -> Iterator[tuple[str, Ma
     yield "launch", partial(_launch, backend)
 
 
-def _case(backend: CpuBackend, name: str, **wanted: object) -> tuple[Case, dict[str, Any]]:
+def _case(backend: CpuDevice, name: str, **wanted: object) -> tuple[Case, dict[str, Any]]:
     """Build a case at the point the harness would measure, and return it with the variables its run closes over."""
     bench = registry.find([name])[0]
     params = next(p for p in registry.points(bench, "cpu") if wanted.items() <= p.items())
@@ -184,7 +184,7 @@ def _pair(name: str, peer: str, case: Case, peer_run: Run, metric: str) -> Pair:
     return Pair(benchmark=name, peer=peer, case=case, peer_run=peer_run, unit=unit, value=value)
 
 
-def _stream(backend: CpuBackend, library: ctypes.CDLL, point: tuple[str, str], name: str) -> Iterator[Pair]:
+def _stream(backend: CpuDevice, library: ctypes.CDLL, point: tuple[str, str], name: str) -> Iterator[Pair]:
     op, dtype = point
     case, inside = _case(backend, "stream", op=op, dtype=dtype)
     arrays = [inside[k] for k in ("a", "b", "c")]
@@ -224,21 +224,21 @@ def _own_arrays(library: ctypes.CDLL, likes: Sequence[Any]) -> Iterator[list[Any
             library.free_array(address)
 
 
-def _gemm(backend: CpuBackend, dtype: str, name: str) -> Iterator[Pair]:
+def _gemm(backend: CpuDevice, dtype: str, name: str) -> Iterator[Pair]:
     case, inside = _case(backend, "gemm", dtype=dtype)
     a, b = inside["a"], inside["b"]
     _must_pass(case, a @ b, "NumPy")
     yield _pair(name, "NumPy a @ b", case, lambda: a @ b, "compute")
 
 
-def _fft(backend: CpuBackend, name: str) -> Iterator[Pair]:
+def _fft(backend: CpuDevice, name: str) -> Iterator[Pair]:
     case, inside = _case(backend, "fft")
     x = inside["x"]
     _must_pass(case, np.fft.fft(x), "NumPy")
     yield _pair(name, "numpy.fft.fft", case, lambda: np.fft.fft(x), "compute")
 
 
-def _chase(backend: CpuBackend, library: ctypes.CDLL, size_bytes: int, name: str) -> Iterator[Pair]:
+def _chase(backend: CpuDevice, library: ctypes.CDLL, size_bytes: int, name: str) -> Iterator[Pair]:
     case, inside = _case(backend, "chase", size_bytes=size_bytes)
     order, hops, lines, links = inside["order"], inside["hops"], inside["lines"], inside["following"]
     pointer = ctypes.c_void_p(links.ctypes.data)
@@ -272,11 +272,11 @@ def _answer(messages: Sequence[bytes]) -> Any:
     return np.frombuffer(joined, dtype=">u4").astype(np.uint32)
 
 
-def _sha256_single(backend: CpuBackend, name: str) -> Iterator[Pair]:
+def _sha256_single(backend: CpuDevice, name: str) -> Iterator[Pair]:
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:
-        case, inside = _case(CpuBackend(backend.device), "sha256")
+        case, inside = _case(CpuDevice(backend.device), "sha256")
         messages = _messages(inside)
         _must_pass(case, _answer(messages), "hashlib")
         yield _pair(name, "hashlib loop", case, lambda: _hash(messages), "hash")
@@ -296,7 +296,7 @@ def _hash_share(bounds: tuple[int, int]) -> bytes:
     return _hash(_share[low:high])
 
 
-def _sha256_all(backend: CpuBackend, name: str) -> Iterator[Pair]:
+def _sha256_all(backend: CpuDevice, name: str) -> Iterator[Pair]:
     """Processes on hashlib's side: it keeps the interpreter's lock for messages this short."""
     case, inside = _case(backend, "sha256")
     messages, threads = _messages(inside), _threads()
@@ -311,7 +311,7 @@ def _sha256_all(backend: CpuBackend, name: str) -> Iterator[Pair]:
         yield _pair(name, f"hashlib loop, {threads} processes", case, run, "hash")
 
 
-def _launch(backend: CpuBackend, name: str) -> Iterator[Pair]:
+def _launch(backend: CpuDevice, name: str) -> Iterator[Pair]:
     from numba import njit
 
     from harness.kernels.launch import tick
@@ -461,7 +461,7 @@ def _compile(folder: Path) -> ctypes.CDLL:
     return library
 
 
-def _header(backend: CpuBackend) -> dict[str, str]:
+def _header(backend: CpuDevice) -> dict[str, str]:
     compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")

@@ -175,6 +175,7 @@ def _too_many(count: int) -> str:
 
 
 _BEFORE_FIRST = -1
+_BUFFER = 4 << 20  # ijson begins a token anew with each buffer: at its own 64 KiB a long number takes minutes
 _SAID = 200  # characters of a stranger's text that a message repeats
 
 
@@ -218,10 +219,12 @@ class _Cursor:
             what = "the key appears twice"
             raise ForgeryError(what, self.path)
         self._seen[-1].add(key)
+        self._check_count(len(self._seen[-1]))
 
     def _enter_value(self, event: str) -> None:
         if self._keys and isinstance(self._keys[-1], int):
             self._keys[-1] += 1
+            self._check_count(self._keys[-1] + 1)
         if event in {"start_map", "start_array"}:
             self._keys.append(None if event == "start_map" else _BEFORE_FIRST)
             self._seen.append(set())
@@ -229,12 +232,17 @@ class _Cursor:
                 what = f"nested deeper than {MAX_DEPTH} levels"
                 raise ForgeryError(what, self.path)
 
+    def _check_count(self, count: int) -> None:
+        if count > MAX_ELEMENTS:
+            self._keys.pop()
+            raise ForgeryError(_too_many(count), self.path)
+
 
 def _walk(data: bytes) -> str:
     """Parse as far as the text is JSON, and return the path reached."""
     cursor = _Cursor()
     with contextlib.suppress(ijson.JSONError, ValueError):  # ValueError: text or digits that Python will not hold
-        for event, value in ijson.basic_parse(data, use_float=True):
+        for event, value in ijson.basic_parse(data, use_float=True, buf_size=_BUFFER):
             cursor.follow(event, value)
     return cursor.path
 

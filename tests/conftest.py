@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.device.cpu import CpuBackend
-from harness.device.cuda import CudaBackend, cuda_devices, cuda_status
+from harness.device.cpu import CpuDevice
+from harness.device.cuda import CudaDevice, cuda_devices, cuda_status
 from harness.model import Device
 
 
@@ -19,17 +19,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cpu() -> CpuBackend:
-    return CpuBackend(Device(uuid="CPU-test", name="test", kind="cpu", selector="cpu", sensors={}))
+def cpu() -> CpuDevice:
+    return CpuDevice(Device(uuid="CPU-test", name="test", kind="cpu", selector="cpu", sensors={}))
 
 
 @pytest.fixture(scope="session")
-def cuda() -> CudaBackend:
-    return CudaBackend(cuda_devices()[0])
+def cuda() -> CudaDevice:
+    return CudaDevice(cuda_devices()[0])
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def backend(request: pytest.FixtureRequest) -> CpuBackend | CudaBackend:
+def backend(request: pytest.FixtureRequest) -> CpuDevice | CudaDevice:
     """Each kind of device: what holds on one must hold on the other."""
-    opened: CpuBackend | CudaBackend = request.getfixturevalue(request.param)
+    opened: CpuDevice | CudaDevice = request.getfixturevalue(request.param)
     return opened

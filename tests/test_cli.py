@@ -18,9 +18,14 @@ import pytest
 
 from harness import codec, registry
 from harness.cli import cli, main
+from harness.cluster import session
+from harness.cluster.plan import choose, deadline_s, effort_for, plan, seed_or_fresh
+from harness.cluster.session import Finished, Progress
 from harness.device.cuda import cuda_status
-from harness.model import Report
-from harness.proof.seal import assemble, seal
+from harness.errors import MisuseError
+from harness.model import Device, Failed, FailureKind, Job, Outcome, Report
+from harness.proof.seal import seal
+from harness.proof.verify import job_of
 
 COMMANDS = sorted(cli.commands)
 
@@ -91,11 +96,15 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return Ran(said, path, codec.read(path, Report))
 
 
+def sealed(report: Report) -> Report:
+    closed = seal(report, [codec.digest(o) for o in report.outcomes], None)
+    return replace(closed, outcomes=report.outcomes)
+
+
 def written(folder: Path, report: Report, name: str = "report.json") -> Path:
     """Write a report, sealed over whatever it holds."""
-    closed = seal(report, [codec.digest(o) for o in report.outcomes], None)
     path = folder / name
-    path.write_bytes(assemble(closed, [codec.encode(o) for o in report.outcomes]))
+    path.write_bytes(codec.encode(sealed(report)))
     return path
 
 
@@ -130,6 +139,117 @@ def test_a_run_as_json_ends_with_one_document(call: Call, tmp_path: Path, monkey
     assert entry["report"]["seal"]["public_key"] == public
     again = call("verify", path, "--signer", public, "--json")
     assert (again.code, document(again)[0]["signed_by"]) == (0, public)
+
+
+class Scripted:
+    """Play a run: tell the follower its story, and return its report."""
+
+    def __init__(self, ran: Ran, *outcomes: Outcome, already: int = 0) -> None:
+        self._ran, self._outcomes, self._already = ran, outcomes, already
+
+    def __call__(self, *names: str, progress: Progress, **options: object) -> tuple[Finished, ...]:
+        progress.planned(self._ran.report.devices, [job_in(o) for o in self._outcomes], self._already)
+        for outcome in self._outcomes:
+            progress.started(job_in(outcome))
+            progress.ended(outcome)
+        return (Finished(path=self._ran.path, report=sealed(replace(self._ran.report, outcomes=self._outcomes))),)
+
+
+def job_in(outcome: Outcome) -> Job:
+    job = job_of(outcome)
+    assert job is not None
+    return job
+
+
+def failed(ran: Ran, kind: FailureKind) -> Outcome:
+    reason = f"it was {kind} [bold]"
+    job = ran.report.plan[1]
+    return Outcome(failed=Failed(job=job, started_at="", elapsed_s=0.0, outcome=kind, reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"),
+    [
+        ((), 0),
+        (("failed",), 1),
+        (("crashed", "timeout"), 1),
+        (("out_of_memory",), 1),
+        (("wrong_answer",), 3),
+        (("crashed", "wrong_answer"), 3),
+    ],
+)
+def test_a_run_exits_by_the_gravest_of_its_outcomes(
+    call: Call, ran: Ran, monkeypatch: pytest.MonkeyPatch, kinds: tuple[FailureKind, ...], code: int
+) -> None:
+    outcomes = (ran.report.outcomes[0], *(failed(ran, kind) for kind in kinds))
+    monkeypatch.setattr(session, "run", Scripted(ran, *outcomes))
+    said = call("run")
+    assert said.code == code
+    for kind in kinds:
+        assert f"launch launches=512: {kind} (it was {kind} [bold])" in said.err
+        assert f"it was {kind} [bold]" in said.out
+
+
+def test_a_resumed_run_counts_on_from_what_is_done(call: Call, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "run", Scripted(ran, ran.report.outcomes[1], already=1))
+    lines = call("run", "--resume", ran.path).err.splitlines()
+    assert lines[0].endswith(", 1 already done")
+    assert lines[1].startswith("[2/2] launch launches=512: ")
+
+
+def test_progress_moves_on_a_terminal_and_its_results_stay(
+    call: Call, ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(session, "run", Scripted(ran, ran.report.outcomes[0], failed(ran, "timeout")))
+    said = call("run")
+    assert "\x1b[2K" in said.err  # a line that is drawn over
+    assert "launch launches=512: timeout (it was timeout [bold])" in said.err
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+CPU = Device(uuid="CPU-1", name="Example CPU", kind="cpu", selector="cpu", sensors={})
+OLD_GPU = replace(CPU, uuid="GPU-1", name="Old", kind="cuda", selector="cuda:0", unusable_reason="too old for CUDA 12")
+
+
+def test_all_devices_are_those_that_can_be_used() -> None:
+    assert choose((OLD_GPU, CPU), "all") == (CPU,)
+    assert choose((OLD_GPU, CPU), "cpu") == (CPU,)
+
+
+def test_a_device_that_cannot_be_used_is_refused_with_its_reason() -> None:
+    with pytest.raises(MisuseError, match=r"device 'cuda:0' \(Old\) cannot be used: too old for CUDA 12"):
+        choose((OLD_GPU, CPU), "cuda:0")
+
+
+def test_a_run_that_is_cut_short_knows_a_little_of_every_benchmark() -> None:
+    jobs = plan((CPU,), (), "quick", "00")
+    names = [b.name for b in registry.find()]
+    assert [job.benchmark for job in jobs[: len(names)]] == names
+    assert len({codec.digest(job) for job in jobs}) == len(jobs)
+    assert len({job.seed for job in jobs}) == len(jobs)
+
+
+def test_the_same_seed_plans_the_same_jobs_and_another_other_inputs() -> None:
+    assert plan((CPU,), ("launch",), "quick", "00") == plan((CPU,), ("launch",), "quick", "00")
+    assert {j.seed for j in plan((CPU,), (), "full", "00")}.isdisjoint(j.seed for j in plan((CPU,), (), "full", "01"))
+
+
+def test_a_seed_is_fresh_or_the_one_given_in_lower_case() -> None:
+    assert seed_or_fresh("00FF") == "00ff"
+    assert seed_or_fresh(None) != seed_or_fresh(None)
+
+
+def test_a_budget_cuts_the_effort_and_never_adds_to_it() -> None:
+    whole = effort_for("standard", None, 10)
+    assert effort_for("standard", 1e6, 10) == whole
+    short = effort_for("standard", 20.0, 10)
+    assert 0 < short.budget_s < whole.budget_s
+    assert short.warmup_s / whole.warmup_s == pytest.approx(short.budget_s / whole.budget_s)
+    assert effort_for("standard", 1.0, 10).budget_s > 0
+    assert deadline_s(short, CPU) < deadline_s(short, replace(CPU, emulated=True))
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness import registry
-from harness.device.cpu import CpuBackend
+from harness.device.cpu import CpuDevice
 from harness.device.sampler import FakeSensors, SilentSensors
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure
@@ -25,7 +25,7 @@ def sample(**fields: object) -> TelemetrySample:
     return replace(TelemetrySample(at_s=0.0, power_w=50.0), **fields)  # type: ignore[arg-type]
 
 
-def run(cpu: CpuBackend, sensors: FakeSensors | SilentSensors, job: Job = JOB, effort: Effort = BRIEF) -> Outcome:
+def run(cpu: CpuDevice, sensors: FakeSensors | SilentSensors, job: Job = JOB, effort: Effort = BRIEF) -> Outcome:
     return measure(job, cpu, sensors, effort)
 
 
@@ -41,14 +41,14 @@ def run(cpu: CpuBackend, sensors: FakeSensors | SilentSensors, job: Job = JOB, e
         (("hw_slowdown", "unknown_0x200"), "throttled"),
     ],
 )
-def test_what_throttles_decides_the_state(cpu: CpuBackend, reasons: tuple[str, ...], state: str) -> None:
+def test_what_throttles_decides_the_state(cpu: CpuDevice, reasons: tuple[str, ...], state: str) -> None:
     measured = run(cpu, FakeSensors([sample(throttle_reasons=reasons)])).measurement
     assert measured is not None
     assert measured.state == state, measured.reason
     assert all(name in measured.reason for name in reasons if state == "throttled" and name.startswith("hw_"))
 
 
-def test_a_device_lost_on_the_way_marks_its_measurement_and_ends_its_samples(cpu: CpuBackend) -> None:
+def test_a_device_lost_on_the_way_marks_its_measurement_and_ends_its_samples(cpu: CpuDevice) -> None:
     measured = run(cpu, FakeSensors([sample()], lost_after_reads=1)).measurement
     assert measured is not None
     assert measured.state == "invalid"
@@ -58,7 +58,7 @@ def test_a_device_lost_on_the_way_marks_its_measurement_and_ends_its_samples(cpu
     assert len(measured.rounds) == BRIEF.rounds_max  # the timing itself went on
 
 
-def test_silent_sensors_leave_no_samples_and_no_energy_but_no_mark_either(cpu: CpuBackend) -> None:
+def test_silent_sensors_leave_no_samples_and_no_energy_but_no_mark_either(cpu: CpuDevice) -> None:
     measured = run(cpu, SilentSensors()).measurement
     assert measured is not None
     assert measured.telemetry == ()
@@ -67,7 +67,7 @@ def test_silent_sensors_leave_no_samples_and_no_energy_but_no_mark_either(cpu: C
     assert measured.state == "valid", measured.reason
 
 
-def test_energy_is_the_power_over_the_time_it_was_read(cpu: CpuBackend) -> None:
+def test_energy_is_the_power_over_the_time_it_was_read(cpu: CpuDevice) -> None:
     measured = run(cpu, FakeSensors([sample(power_w=200.0)])).measurement
     assert measured is not None
     assert measured.energy_j is not None
@@ -75,7 +75,7 @@ def test_energy_is_the_power_over_the_time_it_was_read(cpu: CpuBackend) -> None:
     assert measured.energy_j == pytest.approx(200.0 * measured.energy_window_s)
 
 
-def test_every_raw_time_is_kept_and_batches_last_at_least_a_sample(cpu: CpuBackend) -> None:
+def test_every_raw_time_is_kept_and_batches_last_at_least_a_sample(cpu: CpuDevice) -> None:
     measured = run(cpu, SilentSensors()).measurement
     assert measured is not None
     assert len(measured.rounds) == 3
@@ -85,7 +85,7 @@ def test_every_raw_time_is_kept_and_batches_last_at_least_a_sample(cpu: CpuBacke
     assert [r.at_s for r in measured.rounds] == sorted(r.at_s for r in measured.rounds)
 
 
-def test_a_job_planned_for_another_version_is_skipped_and_says_so(cpu: CpuBackend) -> None:
+def test_a_job_planned_for_another_version_is_skipped_and_says_so(cpu: CpuDevice) -> None:
     skipped = run(cpu, SilentSensors(), replace(JOB, version=99)).skipped
     assert skipped is not None
     assert "99" in skipped.reason
@@ -93,7 +93,7 @@ def test_a_job_planned_for_another_version_is_skipped_and_says_so(cpu: CpuBacken
 
 @pytest.mark.parametrize(("verdicts", "words"), [([False], "first run"), ([True, False], "after the timed rounds")])
 def test_a_wrong_answer_is_a_failure_whenever_it_comes(
-    cpu: CpuBackend, monkeypatch: pytest.MonkeyPatch, verdicts: list[bool], words: str
+    cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch, verdicts: list[bool], words: str
 ) -> None:
     failed = run(cpu, SilentSensors(), judged_by(monkeypatch, lambda _: verdicts.pop(0))).failed
     assert failed is not None
@@ -102,11 +102,11 @@ def test_a_wrong_answer_is_a_failure_whenever_it_comes(
 
 
 def test_a_device_that_claims_more_time_than_passed_is_not_believed(
-    cpu: CpuBackend, monkeypatch: pytest.MonkeyPatch
+    cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = CpuBackend.stopwatch
+    honest = CpuDevice.stopwatch
 
-    class Liar(CpuBackend):
+    class Liar(CpuDevice):
         def stopwatch(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
             return _Stretched(honest(self))
 

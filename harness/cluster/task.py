@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from harness import codec
 from harness.device import identity
-from harness.device.cpu import CpuBackend, meminfo_bytes
-from harness.device.cuda import CudaBackend, is_out_of_memory
+from harness.device.cpu import CpuDevice, meminfo_bytes
+from harness.device.cuda import CudaDevice, is_out_of_memory
 from harness.device.rapl import CpuSensors
 from harness.device.sampler import SilentSensors
 from harness.device.sensors import NvmlSensors, nvml_status
@@ -90,7 +90,7 @@ def _where(err: Exception) -> str:
 
 
 def _open(device: Device) -> Backend:
-    return CpuBackend(device) if device.kind == "cpu" else CudaBackend(device)
+    return CpuDevice(device) if device.kind == "cpu" else CudaDevice(device)
 
 
 def _sensors(device: Device) -> Sensors:

@@ -1,4 +1,4 @@
-"""What every device offers to the code above it. `CpuBackend` and `CudaBackend` implement it; nothing else is needed."""
+"""What every device offers to the code above it. `CpuDevice` and `CudaDevice` implement it; nothing else is needed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from harness.model import Device
 if TYPE_CHECKING:
     from harness.device.backend import Array, Launcher, Stopwatch
 
-__all__ = ["CpuBackend", "cpu_device", "meminfo_bytes"]
+__all__ = ["CpuDevice", "cpu_device", "meminfo_bytes"]
 
 
 class _Watch:
@@ -29,7 +29,7 @@ class _Watch:
     host_s = 0.0
 
 
-class CpuBackend:
+class CpuDevice:
     """One process's view of the CPU; uses as many threads as the process may run on."""
 
     def __init__(self, device: Device) -> None:

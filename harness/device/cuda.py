@@ -21,7 +21,7 @@ from harness.model import Device
 if TYPE_CHECKING:
     from harness.device.backend import Array, Launcher, Stopwatch
 
-__all__ = ["CudaBackend", "cuda_devices", "cuda_status", "is_out_of_memory"]
+__all__ = ["CudaDevice", "cuda_devices", "cuda_status", "is_out_of_memory"]
 
 _BLOCK = 256
 _BLOCKS_PER_SM = 16
@@ -32,7 +32,7 @@ class _Watch:
     host_s = 0.0
 
 
-class CudaBackend:
+class CudaDevice:
     """One process's view of one GPU."""
 
     def __init__(self, device: Device) -> None:

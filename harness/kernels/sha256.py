@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.device.cpu import CpuBackend
+from harness.device.cpu import CpuDevice
 from harness.registry import Case, Sized, Work, benchmark, require_memory
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def sha256(backend: Backend, seed: int, *, n: int) -> Case:
         # hashlib judges a sample, and the kernel's CPU twin, itself judged by that sample, all the rest.
         host, host_key = backend.to_host(answer), backend.to_host(key)
         twin = np.zeros_like(host)
-        CpuBackend(backend.device).compile(digests)(n, host_key, twin)
+        CpuDevice(backend.device).compile(digests)(n, host_key, twin)
         prefix = host_key.astype(">u4").tobytes()
         sample = range(0, n, max(1, n // 256))
         honest = all(
