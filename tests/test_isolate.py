@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -299,9 +300,18 @@ def test_a_nursery_killed_while_idle_is_replaced(lease: Lease, mark: str) -> Non
     still_well(lease, mark)
     before = nursery_pid(lease)
     os.kill(before, signal.SIGKILL)
-    wait_for(lambda: not marked(mark))
+    os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
     assert lease.measure(job("good"), DEVICE, EFFORT).measurement
     assert nursery_pid(lease) != before
+
+
+def test_a_nursery_that_dies_as_it_is_asked_costs_one_outcome(lease: Lease, mark: str) -> None:
+    still_well(lease, mark)
+    assert lease._nursery._sock
+    lease._nursery._sock.shutdown(socket.SHUT_WR)
+    told = failed(lease.measure(job("good"), DEVICE, EFFORT))
+    assert (told.outcome, told.reason) == ("crashed", "the process that starts others died: Broken pipe")
+    assert lease.measure(job("good"), DEVICE, EFFORT).measurement
 
 
 def test_a_nursery_killed_at_work_takes_its_job_along_and_is_replaced(lease: Lease, mark: str) -> None:

@@ -137,6 +137,9 @@ class Nursery:
                         request = json.dumps({"env": dict(env or {})}).encode()
                         socket.send_fds(sock, [request], [asked.fileno(), writer, log.fileno()])
                     return self._follow(sock, pipe, log, began, deadline_s)
+                except OSError as err:  # it died a moment ago
+                    self.close()
+                    return _ended("crashed", b"", f"{_LOST}: {err.strerror}", began)
                 except BaseException:  # such as Ctrl-C: what still runs must end, and its answer find no later task
                     self.close()
                     raise
