@@ -197,6 +197,18 @@ def test_a_resumed_run_counts_on_from_what_is_done(call: Call, ran: Ran, monkeyp
     assert lines[1].startswith("[2/2] launch launches=512: ")
 
 
+def test_what_a_worker_says_is_one_line_without_escapes(call: Call, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = failed(ran, "failed")
+    assert odd.failed
+    odd = replace(odd, failed=replace(odd.failed, reason="two\nlines\x1b[31m in red"))
+    monkeypatch.setattr(session, "run", Scripted(ran, odd))
+    for terminal in ("0", "1"):
+        monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+        said = call("run")
+        assert "failed (two lines\N{REPLACEMENT CHARACTER}[31m in red)" in said.err
+        assert "\x1b[31m" not in said.out + said.err
+
+
 def test_progress_moves_on_a_terminal_and_its_results_stay(
     call: Call, ran: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:

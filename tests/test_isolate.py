@@ -227,6 +227,7 @@ def test_what_goes_wrong_is_told_and_goes_no_further(
     still_well(lease, mark)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["sleep", "deaf", "gil", "stopped"])
 def test_a_hang_of_any_kind_ends_at_the_deadline(
     lease: Lease, mark: str, how: str, monkeypatch: pytest.MonkeyPatch
@@ -314,6 +315,7 @@ def test_a_nursery_that_dies_as_it_is_asked_costs_one_outcome(lease: Lease, mark
     assert lease.measure(job("good"), DEVICE, EFFORT).measurement
 
 
+@pytest.mark.slow
 def test_a_nursery_killed_at_work_takes_its_job_along_and_is_replaced(lease: Lease, mark: str) -> None:
     still_well(lease, mark)
     killer = threading.Timer(1.5, os.kill, (nursery_pid(lease), signal.SIGKILL))
@@ -372,6 +374,7 @@ def environment(plugin: Path, mark: str, **more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(plugin), name: value, **more}
 
 
+@pytest.mark.slow
 def test_a_killed_owner_takes_nursery_and_job_along(plugin: Path, tmp_path: Path) -> None:
     mark, flag = f"HARNESS_TEST_MARK={uuid.uuid4()}", tmp_path / "flag"
     code = "import test_isolate as t; t.Lease().measure(t.job('sleep'), t.DEVICE, t.EFFORT)"
@@ -384,6 +387,7 @@ def test_a_killed_owner_takes_nursery_and_job_along(plugin: Path, tmp_path: Path
     wait_for(lambda: not marked(mark), 20)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_report_that_verifies(plugin: Path, tmp_path: Path) -> None:
     """A terminal sends SIGINT to the whole foreground process group."""
     mark = f"HARNESS_TEST_MARK={uuid.uuid4()}"

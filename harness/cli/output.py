@@ -58,7 +58,10 @@ def show(*parts: RenderableType) -> None:
         emoji=False,
     )
     for part in parts:
-        console.print(_Tame(part))
+        with console.capture() as drawn:
+            console.print(_Tame(part))
+        # Tables pad their lines to one width, which a file or a pull request has no use for.
+        click.echo(drawn.get() if terminal else re.sub(r" +$", "", drawn.get(), flags=re.MULTILINE), nl=False)
 
 
 def stderr() -> Console:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cli.output import json_option, show, show_json, stderr
+from harness.cli.output import json_option, on_one_line, show, show_json, stderr
 from harness.errors import FailureError, WrongAnswerError
 from harness.model import Device, Job, Outcome
 from harness.render import text
@@ -128,7 +128,7 @@ class _Lines:
 
     def ended(self, outcome: Outcome) -> None:
         self._done += 1
-        line = f"[{self._done}/{self._total}] {text.outcome_line(outcome)}"
+        line = f"[{self._done}/{self._total}] {on_one_line(text.outcome_line(outcome))}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -159,5 +159,5 @@ class _Bar:
         self._update(description=text.job_line(job))
 
     def ended(self, outcome: Outcome) -> None:
-        self._progress.console.print(text.outcome_line(outcome), markup=False, highlight=False)
+        self._progress.console.print(on_one_line(text.outcome_line(outcome)), markup=False, highlight=False)
         self._update(advance=1)

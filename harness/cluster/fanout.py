@@ -190,7 +190,7 @@ class _Queue:
             if not done:
                 return self._lost(busy, "timeout", "its lease did not answer in time and was killed")
             return answered(self._ray.get(busy.ref, timeout=_GRACE_S), busy.job)
-        except (self._ray.exceptions.RayError, ForgeryError) as err:
+        except (self._ray.exceptions.RayError, ForgeryError, TypeError) as err:  # a killed call may "return" None
             return self._lost(busy, "crashed", f"its lease was lost: {type(err).__name__}")
 
     def _lost(self, busy: _Busy, how: FailureKind, reason: str) -> Outcome:
@@ -225,7 +225,7 @@ def _actor(ray: Any, node: Any, kinds: tuple[DeviceKind, ...], *, gpus: int = 0)
 def _inventory(ray: Any, place: str, ref: Any) -> Inventory:
     try:
         return replace(codec.decode(ray.get(ref, timeout=_LEASE_S), Inventory), place=place)
-    except (ray.exceptions.RayError, ForgeryError) as err:
+    except (ray.exceptions.RayError, ForgeryError, TypeError) as err:
         msg = f"node {place[:8]} of the Ray cluster did not say what it has: {type(err).__name__}"
         raise FailureError(msg) from err
 

@@ -27,7 +27,7 @@ __all__ = [
 _GOOD, _FAIR, _BAD = "green", "yellow", "red"
 _COLOURS = {"valid": _GOOD, "power_capped": _GOOD, "skipped": "dim", "invalid": _BAD, "throttled": _BAD}
 _ADVICE = {
-    "noisy": "noisy: something else uses the machine, or its clock moves; the interval is honest but wide; --preset standard narrows it",
+    "noisy": "noisy: something else uses the machine, or its clock moves; the interval is honest but wide; a longer preset narrows it",
     "drifting": "drifting: it had not settled; a longer preset shows where it ends",
     "throttled": "throttled: the hardware cut the clock; look at cooling and power supply",
     "thermally_limited": "thermally_limited: this is its sustained speed in this case and room",
