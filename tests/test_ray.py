@@ -54,7 +54,7 @@ def through_ray(tmp_path_factory: pytest.TempPathFactory) -> subprocess.Complete
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ray_plugin\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[harness.benchmarks]\nray_plugin = ray_plugin\n")
     env = {**os.environ, "PYTHONPATH": str(folder / "plugin"), "RAY_ADDRESS": "127.0.0.1:1", "MARK_OF_THIS_TEST": "1"}
-    names, out = ("launch", "chase", "crasher", "surroundings"), ("--out", str(folder / "out"), "--json")
+    names, out = ("launch", "fft", "crasher", "surroundings"), ("--out", str(folder / "out"), "--json")
     return subprocess.run(
         [sys.executable, "-m", "harness", "run", *names, "--ray", "local", "--device", "cpu", "--seed", SEED, *out],
         env=env,
@@ -87,7 +87,7 @@ def test_ray_and_this_process_give_the_same_records_but_for_time(
     through_ray: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
     there = {key(o): o["measurement"] for o in outcomes(json.loads(through_ray.stdout)) if o["measurement"]}
-    (finished,) = harness.run("launch", "chase", device="cpu", seed=SEED, out=tmp_path)
+    (finished,) = harness.run("launch", "fft", device="cpu", seed=SEED, out=tmp_path)
     report_here, report_there = (
         json.loads(finished.path.read_bytes()),
         json.loads(through_ray.stdout)["reports"][0]["report"],
