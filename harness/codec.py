@@ -95,7 +95,7 @@ def decode(data: bytes, kind: type[T]) -> T:
     try:
         record = msgspec.json.decode(data, type=kind, strict=True)
     except msgspec.ValidationError as err:
-        raise _misfit(str(err)) from err
+        raise _misfit(data, kind, str(err)) from err
     except (msgspec.DecodeError, RecursionError) as err:
         raise _malformed(data, str(err)) from err
     for path, what in _flaws(record):
@@ -176,6 +176,7 @@ def _too_many(count: int) -> str:
 
 _BEFORE_FIRST = -1
 _BUFFER = 4 << 20  # ijson begins a token anew with each buffer: at its own 64 KiB a long number takes minutes
+_TRIED = 64  # keys of a mapping; ours have a dozen
 _SAID = 200  # characters of a stranger's text that a message repeats
 
 
@@ -247,12 +248,42 @@ def _walk(data: bytes) -> str:
     return cursor.path
 
 
-def _misfit(why: str) -> ForgeryError:
-    """Say where a value is not what its field holds, from what msgspec says; of a mapping it names no key."""
-    what, _, quoted = why.partition(" - at `")
-    path, what = quoted.rstrip("`") or "$", what[0].lower() + what[1:]
+def _misfit(data: bytes, kind: type, why: str) -> ForgeryError:
+    """Say where a value is not what its field holds, from what msgspec says."""
+    what, path = _complaint(why)
     missing = re.fullmatch(r"object missing required field `(\w+)`", what)
-    return ForgeryError("missing field", _step(path, missing[1])) if missing else ForgeryError(_short(what), path)
+    if missing:
+        return ForgeryError("missing field", _step(path, missing[1]))
+    return ForgeryError(_short(what), _culprit(data, kind, path) if "[...]" in path else path)
+
+
+def _complaint(why: str) -> tuple[str, str]:
+    what, _, quoted = why.partition(" - at `")
+    return what[0].lower() + what[1:], quoted.rstrip("`") or "$"
+
+
+def _culprit(data: bytes, kind: type, path: str) -> str:
+    """Name the key of a mapping that msgspec writes as `[...]`: the one that is refused even when it is alone."""
+    before, _, _ = path.partition("[...]")
+    with contextlib.suppress(
+        ValueError, LookupError, TypeError, RecursionError
+    ):  # then the mapping itself is near enough
+        document = _loads(data)
+        mapping: dict[str, Any] = functools.reduce(_inner, re.findall(r"\.(\w+)|\[(\d+)\]", before), document)
+        for key, value in list(mapping.items())[:_TRIED]:
+            mapping.clear()
+            mapping[key] = value
+            try:
+                msgspec.convert(document, kind)
+            except msgspec.ValidationError as err:
+                if _complaint(str(err))[1].startswith(f"{before}[...]"):
+                    return _step(before, key)
+    return path
+
+
+def _inner(value: Any, step: tuple[str, str]) -> Any:
+    field, index = step
+    return value[field] if field else value[int(index)]
 
 
 def _malformed(data: bytes, why: str) -> ForgeryError:

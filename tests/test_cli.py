@@ -280,6 +280,7 @@ def test_list_shows_every_benchmark_as_a_table_and_as_markdown(call: Call) -> No
         assert f"| `{bench.name}` | {bench.summary} |" in markdown
 
 
+@pytest.mark.slow
 def test_devices_are_shown_and_told_as_json(call: Call) -> None:
     found = document(call("devices", "--json"))
     assert [d["selector"] for d in found if d["kind"] == "cpu"] == ["cpu"]

@@ -24,7 +24,7 @@ __all__ = ["measure", "now"]
 
 _DIGESTED = 1 << 16  # elements of an answer that its digest covers, evenly spaced
 _EVENT_RESOLUTION_S = 1e-6
-_WARMUP_RUNS = 10_000
+_WARMUP_RUNS = 1000
 
 
 def now() -> str:

@@ -33,7 +33,8 @@ def load(source: Source) -> Report:
         report, name = codec.read(Path(source), Report), str(source)
     faults = judge_report(report, name).faults
     if faults:
-        raise ForgeryError(faults[0].what, faults[0].path)
+        what = f"{faults[0].what} (in {name})"
+        raise ForgeryError(what, faults[0].path)
     return report
 
 
