@@ -55,7 +55,8 @@ def choose(devices: Sequence[Device], selector: str) -> tuple[Device, ...]:
                 raise MisuseError(msg)
             return (device,)
     known = ", ".join(d.selector for d in devices)
-    msg = f"no device {selector!r} on this machine; there are: {known}, all"
+    hint = "; a GPU needs NVIDIA's driver and CuPy (the extra cuda13 or cuda12)" if selector.startswith("cuda") else ""
+    msg = f"no device {selector!r} on this machine; there are: {known}, all{hint}"
     raise MisuseError(msg)
 
 

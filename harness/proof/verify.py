@@ -57,7 +57,8 @@ def judge_report(report: Report, subject: str, *, signer: str | None = None, mor
     """Judge one decoded report. `more` are faults found outside it."""
     faults = (*_seal_faults(report), *_signer_faults(report, signer), *_content_faults(report), *more)
     complete = len(report.outcomes) == len(report.plan)
-    signed_by = report.seal.public_key if _is_signed(report) else None
+    unchanged = head_digest(report) == report.seal.digest
+    signed_by = report.seal.public_key if unchanged and _is_signed(report) else None
     proven = [
         "no byte was changed since it was sealed",
         f"signed by {signed_by}" if signed_by else None,
