@@ -14,7 +14,7 @@ import itertools
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import FailureError, MisuseError
 from harness.model import DeviceKind, Metric, Param, Params, Work
@@ -88,6 +88,7 @@ class Benchmark:
     metric: Metric | None
     axes: Mapping[str, Axis]
     quick: Mapping[str, Sequence[Param]] = field(default_factory=dict)
+    in_quick: bool = True
     module: str
     body: Body
 
@@ -97,14 +98,19 @@ class Benchmark:
 
 
 def benchmark(
-    *, version: int, metric: Metric | None = None, quick: Mapping[str, Sequence[Param]] | None = None, **axes: Axis
+    *,
+    version: int,
+    metric: Metric | None = None,
+    quick: Mapping[str, Sequence[Param]] | Literal[False] | None = None,
+    **axes: Axis,
 ) -> Callable[[Body], Body]:
     """Declare a function `(backend, seed, *, axis, ...) -> Case` to be a benchmark.
 
     Args:
         version: raised whenever what is computed changes; results of two versions are never compared.
         metric: the headline of its results; by default FLOP/s where `Work.flops` is set, else B/s, else items/s.
-        quick: the values that preset `quick` keeps of an axis; axes not named keep all of theirs.
+        quick: the values that preset `quick` keeps of an axis; axes not named keep all of theirs. False leaves the benchmark
+            out of that preset unless it is asked for by name.
         axes: for each keyword of the function its values, the smallest first: that point must run on a CPU in under a second.
     """
 
@@ -122,6 +128,7 @@ def benchmark(
             metric=metric,
             axes=axes,
             quick=quick or {},
+            in_quick=quick is not False,
             module=body.__module__,
             body=body,
         )

@@ -35,14 +35,14 @@ class Backend(Protocol):
         """Return a generator whose numbers depend on the seed alone: the same bits on every device."""
         ...
 
-    def compile(self, kernel: Callable[..., None], *, reorder: bool = False) -> Launcher:
+    def compile(self, kernel: Callable[..., None], *, reorder: bool = False, fuse: bool = False) -> Launcher:
         """Compile a range kernel for this device.
 
         A range kernel is a module-level function `(lane, first, count, step, *args)` that handles the indices
         `first, first + step, ...`, `count` of them, all unsigned; it may write what belongs to its lane alone at `lane`.
         The launcher is called as `launch(n, *args)` and spreads the indices 0 to n - 1 over `lanes(n)` lanes. On a CPU a lane is a
         thread with a contiguous piece, on a GPU a thread that strides, so memory is walked in the order each likes. With `reorder` the
-        additions of a sum may be taken in another order, which is what lets a CPU add in vectors.
+        additions of a sum may be taken in another order, which is what lets a CPU add in vectors; with `fuse` a product and a sum may be rounded once, as a GPU does.
         """
         ...
 

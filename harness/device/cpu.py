@@ -46,11 +46,12 @@ class CpuDevice:
         """Return the number of threads that a launch of n indices uses."""
         return max(1, min(self._threads, n))
 
-    def compile(self, kernel: Callable[..., None], *, reorder: bool = False) -> Launcher:
+    def compile(self, kernel: Callable[..., None], *, reorder: bool = False, fuse: bool = False) -> Launcher:
         """Compile a range kernel. One lane runs on the calling thread, so that a launch costs a call and no more."""
         from numba import njit
 
-        compiled = njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"} if reorder else False)(kernel)
+        freedoms = ({"reassoc", "nsz"} if reorder else set()) | ({"contract"} if fuse else set())
+        compiled = njit(nogil=True, cache=True, fastmath=freedoms or False)(kernel)
         one, zero = np.uint64(1), np.uint64(0)
 
         def launch(n: int, *args: object) -> None:

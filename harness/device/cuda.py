@@ -54,7 +54,7 @@ class CudaDevice:
         """Return the number of threads of a launch of n indices."""
         return self._grid(n) * _BLOCK
 
-    def compile(self, kernel: Callable[..., None], *, reorder: bool = False) -> Launcher:  # noqa: ARG002
+    def compile(self, kernel: Callable[..., None], *, reorder: bool = False, fuse: bool = False) -> Launcher:  # noqa: ARG002
         """Compile a range kernel: one thread a lane, striding by the size of the grid; no lane adds in vectors."""
         from numba import cuda
 
