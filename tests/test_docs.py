@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from test_plugin import install, judge
 
 from harness import registry
 from harness.cli import cli
@@ -53,6 +54,13 @@ def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stderr
     assert re.fullmatch(r"True priced \d+\.\d{6}\n", ended.stdout), ended.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_readme_is_judged_sound(tmp_path: Path) -> None:
+    (example,) = [e for e in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "@benchmark" in e]
+    ended = judge(install(tmp_path, "from_readme", squares=example), "squares")
+    assert ended.returncode == 0, ended.stdout
 
 
 def test_every_note_on_a_decision_is_in_its_index() -> None:
