@@ -55,19 +55,6 @@ def test_a_benchmark_left_out_of_quick_runs_there_only_by_name() -> None:
     assert {job.benchmark for job in plan([CPU], ("gemv",), "quick", "5")} == {"gemv"}
 
 
-def test_each_benchmark_has_a_turn_before_any_has_a_second() -> None:
-    jobs = [job.benchmark for job in plan([CPU], (), "quick", "5")]
-    first = jobs[: len(set(jobs))]
-    assert len(set(first)) == len(first)
-
-
 def test_an_emulated_device_gets_the_smallest_sizes() -> None:
     sizes = {job.params["n"] for job in plan([GPU], ("stream",), "standard", "5")}
     assert sizes == {1 << 12}
-
-
-def test_seeds_follow_from_the_run_s_seed_and_the_point_alone() -> None:
-    a, b, c = (plan([CPU], ("gemm",), "quick", seed) for seed in ("5", "5", "6"))
-    assert a == b
-    assert not {job.seed for job in a} & {job.seed for job in c}
-    assert len({job.seed for job in a}) == len(a)
