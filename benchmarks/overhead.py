@@ -101,7 +101,7 @@ def _timed(work: Callable[[], object], times: int) -> list[float]:
 def _processes(device: Device) -> Iterator[Line]:
     """Time a job that only fails: naming a version that does not exist, it ends before any work."""
     job = _job(device, 0)
-    nothing = codec.encode(Task(kind="measure", job=job, device=device, effort=_effort()))
+    nothing = codec.encode(Task(kind="measure", jobs=(job,), device=device, effort=_effort()))
 
     def first() -> None:
         with Nursery() as nursery:
@@ -194,8 +194,6 @@ def _outcome(device: Device, number: int, rounds: int = _NUMBERS // _OUTCOMES //
             interval=Interval(low_s=max(low, fastest), high_s=high, confidence_fraction=stats.CONFIDENCE),
             warmup_times_s=(),
             rounds=made,
-            energy_j=None,
-            energy_window_s=None,
             telemetry=(),
             telemetry_lost=None,
             answer_digest="0" * 64,

@@ -158,7 +158,7 @@ def _makers(backend: CpuDevice, library: ctypes.CDLL) -> Iterator[tuple[str, Mak
 def _case(backend: CpuDevice, name: str, **wanted: object) -> tuple[Case, dict[str, Any]]:
     """Build a case at the point the harness would measure, and return it with the variables its run closes over."""
     bench = registry.find([name])[0]
-    params = next(p for p in registry.points(bench, "cpu") if wanted.items() <= p.items())
+    params = next(p for p in registry.points(bench, backend.device) if wanted.items() <= p.items())
     case = bench.build(backend, _SEED, params)
     _must_pass(case, case.run(), name)
     return case, {**params, **inspect.getclosurevars(case.run).nonlocals}

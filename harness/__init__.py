@@ -1,6 +1,7 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
-Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `verify`, `keygen`, `schema`.
+Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
+`schema`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from harness.cluster.session import Finished, devices, run
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
+    from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.signing import keygen
     from harness.proof.verify import verify
@@ -29,6 +31,7 @@ _HOMES = {
     "harness.cluster.session": ("Finished", "devices", "run"),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
+    "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.signing": ("keygen",),
     "harness.proof.verify": ("verify",),
@@ -56,6 +59,7 @@ __all__ = [
     "Work",
     "WrongAnswerError",
     "benchmark",
+    "compare",
     "devices",
     "keygen",
     "list",

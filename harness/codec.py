@@ -6,6 +6,7 @@ words to say which of these it was, and where.
 
 Schema history
     harness.report/1   2026-11: first version
+    harness.report/2   2026-11: regimes, clocks, soak, energy, ceiling and inputs of a measurement; preflight; how work is counted
     harness.quote/1    2026-11: first version
 """
 

@@ -12,17 +12,22 @@ from typing import Literal
 
 __all__ = [
     "Capability",
+    "Ceiling",
     "Challenge",
     "CostLine",
     "Device",
+    "Energy",
     "Environment",
     "Failed",
     "Fault",
+    "Inputs",
     "Interval",
     "Job",
     "Measurement",
     "Node",
+    "Note",
     "Outcome",
+    "Preflight",
     "Quote",
     "Rate",
     "Report",
@@ -31,18 +36,25 @@ __all__ = [
     "ScorePart",
     "Seal",
     "Skipped",
+    "Soak",
     "TelemetrySample",
     "Transcript",
     "Verdict",
     "Work",
 ]
 
+Cache = Literal["cold", "hot", "n/a"]
+ComputeMode = Literal["default", "exclusive_thread", "prohibited", "exclusive_process"]
 DeviceKind = Literal["cpu", "cuda"]
+EnergyScope = Literal["gpu", "module"]  # a module's energy includes the CPU beside the GPU
 FailureKind = Literal["wrong_answer", "failed", "crashed", "timeout", "out_of_memory"]
 Metric = Literal["compute", "bandwidth", "throughput", "latency"]
+EnergySource = Literal["counter", "power"]
 Param = int | float | str
 Params = Mapping[str, Param]
+Regime = Literal["burst", "sustained"]
 SensorState = Literal["ok", "not_supported", "no_permission", "error"]
+Severity = Literal["refuse", "tag", "info"]  # do not measure; measure and say so; nothing was lost by it
 State = Literal[
     "valid",
     "power_capped",
@@ -84,6 +96,19 @@ class Device:
     ecc_enabled: bool | None = None
     power_limit_w: float | None = None
     power_default_limit_w: float | None = None
+    power_min_limit_w: float | None = None
+    power_max_limit_w: float | None = None
+    energy_scope: EnergyScope | None = None
+    memory_bus_bits: int | None = None
+    memory_clock_max_mhz: float | None = None
+    sm_clock_max_mhz: float | None = None
+    persistence_mode: bool | None = None
+    compute_mode: ComputeMode | None = None
+    display_active: bool | None = None
+    remapped_corrected_count: int | None = None  # rows of memory replaced since the board was made
+    remapped_uncorrected_count: int | None = None
+    remapping_pending: bool | None = None
+    remapping_failed: bool | None = None
     sensors: Mapping[str, SensorState]
 
 
@@ -95,6 +120,8 @@ class Work:
     bytes_moved: int = 0
     items: int = 0
     item: str = ""  # singular name of what `items` counts: hash, hop, launch
+    counting: str = ""  # the convention: "read + written", "one way", "busbw"
+    nominal: bool = False  # a count by convention: the code may do more or less, so nobody checks it against the code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +129,8 @@ class TelemetrySample:
     """One look at the sensors, `at_s` seconds after the measurement began."""
 
     at_s: float
-    power_w: float | None = None
+    power_w: float | None = None  # at this instant where the driver can say so
+    power_average_w: float | None = None  # over the last second, where the driver tells both
     energy_j: float | None = None  # cumulative since an unknown start
     temperature_c: float | None = None
     memory_temperature_c: float | None = None
@@ -111,6 +139,7 @@ class TelemetrySample:
     utilization_fraction: float | None = None
     memory_utilization_fraction: float | None = None
     throttle_reasons: tuple[str, ...] | None = None
+    throttle_s: Mapping[str, float] | None = None  # per cause, since an unknown start; the counter read as nanoseconds
     pcie_generation: int | None = None
     pcie_width: int | None = None
     pcie_tx_bytes_per_s: int | None = None
@@ -126,6 +155,50 @@ class Round:
     at_s: float
     batch: int
     times_s: tuple[float, ...]
+    host_time_s: float | None = None  # median of the same by the host's clock
+    clock_mhz: float | None = None  # mean over the round, from the device's own counters
+    discarded: str | None = None  # why it does not count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Soak:
+    """The load before a sustained measurement, and whether the device had come to rest under it."""
+
+    elapsed_s: float
+    steady: bool | None  # None: no sensor could tell
+    temperature_c_per_min: float | None
+    clock_fraction_per_min: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """Energy spent between two edges of the sensor's own ticks, and the runs done between them."""
+
+    joules: float
+    window_s: float
+    run_count: float  # interpolated at the edges
+    source: EnergySource
+    scope: Literal["gpu", "module", "package"]  # a module's reading includes its CPU
+    integral_j: float | None  # the same window by power over time, where `source` is the counter
+    disputed: str | None  # why it may not be believed
+    idle_power_w: float | None  # of the device before it had work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What the random inputs looked like: constant ones would flatter power and clock."""
+
+    distribution: str
+    entropy_bits_per_byte: float  # of a sample; 8 is noise, 0 a constant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceiling:
+    """The rate that the hardware cannot pass at the clock it was seen to run at."""
+
+    rate_per_s: float
+    reached_fraction: float
+    basis: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +219,7 @@ class Job:
     params: Params
     device_uuid: str
     seed: str  # 16 hex digits
+    regime: Regime = "burst"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,11 +237,18 @@ class Measurement:
     interval: Interval
     warmup_times_s: tuple[float, ...]
     rounds: tuple[Round, ...]
-    energy_j: float | None  # spent by the device over `energy_window_s`
-    energy_window_s: float | None
     telemetry: tuple[TelemetrySample, ...]
     telemetry_lost: str | None  # why the sensors stopped answering, if they did
     answer_digest: str
+    loaded_s: float | None = None  # of `elapsed_s`, spent running the case: warm-up, soak, and what was timed
+    cache: Cache = "n/a"
+    footprint_bytes: int | None = None
+    inputs: Inputs | None = None
+    launches_hidden: bool = False  # queued behind a kernel that waits, so that the time of launching is not in them
+    clock_mhz: float | None = None  # mean over the rounds that count
+    soak: Soak | None = None
+    energy: Energy | None = None
+    ceiling: Ceiling | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +302,24 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """One thing about a device or its node that makes results worse or unsafe, and what would mend it."""
+
+    severity: Severity
+    what: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """What was seen of a device before it had work."""
+
+    device_uuid: str
+    idle_power_w: float | None
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Seal:
     """Binds a report: a digest of each outcome, one over the whole, and a signature if there is a key."""
 
@@ -235,12 +334,13 @@ class Seal:
 class Report:
     """All that one node measured in one run."""
 
-    schema: Literal["harness.report/1"]
+    schema: Literal["harness.report/2"]
     created_at: str
     sealed_at: str
     node: Node
     environment: Environment
     devices: tuple[Device, ...]
+    preflight: tuple[Preflight, ...]
     emulated: bool
     preset: str
     seed: str
@@ -308,6 +408,7 @@ class Rate:
     high_per_s: float
     unit: str
     state: State
+    regime: Regime
     evidence: str  # digest of the outcome
 
 
@@ -334,6 +435,7 @@ class ScorePart:
     work_class: str
     weight_fraction: float
     relative_speed: float  # against the reference node; dimensionless
+    regime: Regime
     evidence: str
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import FailureError, MisuseError
-from harness.model import DeviceKind, Metric, Param, Params, Work
+from harness.model import Cache, Device, Metric, Param, Params, Work
 
 if TYPE_CHECKING:
     from harness.device.backend import Backend
@@ -31,9 +31,12 @@ __all__ = [
     "Work",
     "benchmark",
     "benchmarks",
+    "cache_bytes",
     "find",
     "points",
+    "require_capability",
     "require_memory",
+    "rotation",
 ]
 
 GROUP = "harness.benchmarks"
@@ -52,26 +55,81 @@ def require_memory(backend: Backend, needed_bytes: int) -> None:
         raise Skip(msg)
 
 
+def require_capability(backend: Backend, least: str, what: str) -> None:
+    """Raise `Skip` unless the device is a GPU of at least this compute capability, such as "8.0"; `what` needs it."""
+    has = backend.device.compute_capability
+    if backend.device.kind != "cuda" or has is None:
+        msg = f"a CPU has no {what}"
+        raise Skip(msg)
+    if _version(has) < _version(least):
+        msg = f"{what} need compute capability {least}, this GPU has {has}"
+        raise Skip(msg)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(".")))
+
+
+def cache_bytes(device: Device) -> int:
+    """Return the size of the last cache before memory; where the device does not tell it, that of the largest known."""
+    known = device.l2_bytes if device.kind == "cuda" else device.l3_bytes or device.l2_bytes
+    return known or 1 << 27
+
+
+def rotation(backend: Backend, operand_bytes: int) -> int:
+    """Return how many sets of operands to take in turn so that none is still in the cache when its turn comes again.
+
+    One where a set is five times the cache or more; else as many as make five caches, and one more.
+    """
+    wanted = 5 * cache_bytes(backend.device)
+    return 1 if operand_bytes >= wanted else -(-wanted // max(operand_bytes, 1)) + 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One point of a benchmark, set up on one device.
 
     `run` alone is timed and returns the answer, an array or a tuple of arrays on the device. `check` judges that answer and must
     refuse a wrong one; it may use the inputs, never a stored constant. `work` is what one `run` does.
+
+    A case that claims to be `cold` reads its operands from memory at each run: `footprint_bytes` is what all the sets it rotates
+    through take together, and a measurement whose footprint fits the cache is invalid. `inputs` are the random operands and
+    `distribution` names how they were drawn; the record states their entropy, so that saturated inputs are found out.
     """
 
     run: Callable[[], Any]
     work: Work
     check: Callable[[Any], bool]
+    cache: Cache = "n/a"
+    footprint_bytes: int | None = None
+    inputs: tuple[Any, ...] = ()
+    distribution: str = ""
+    hide_launches: bool = True  # False where launching is what is measured
 
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """An axis whose one value depends on the device: small enough to check, or large enough to measure."""
+    """An axis whose one value depends on the device: small enough to check, or large enough to measure.
+
+    A function is asked with the device for its value; its docstring's first line stands in the table of benchmarks.
+    """
 
     check: Param
-    cpu: Param
-    cuda: Param
+    cpu: Param | Callable[[Device], Param]
+    cuda: Param | Callable[[Device], Param]
+
+    def value(self, device: Device, *, small: bool) -> Param:
+        """Return the value for a device; the one to check with where it is to be `small`."""
+        chosen = self.check if small else self.cpu if device.kind == "cpu" else self.cuda
+        return chosen(device) if callable(chosen) else chosen
+
+    def told(self) -> dict[str, Param]:
+        """Return its values by kind of device, those that depend on the device in words."""
+        return {name: _in_words(getattr(self, name)) for name in ("check", "cpu", "cuda")}
+
+
+def _in_words(value: Param | Callable[[Device], Param]) -> Param:
+    return (value.__doc__ or "").partition("\n")[0].rstrip(".") if callable(value) else value
 
 
 Axis = Sequence[Param] | Sized
@@ -89,6 +147,8 @@ class Benchmark:
     axes: Mapping[str, Axis]
     quick: Mapping[str, Sequence[Param]] = field(default_factory=dict)
     in_quick: bool = True
+    sustained: bool = False
+    peers: bool = False
     module: str
     body: Body
 
@@ -102,6 +162,8 @@ def benchmark(
     version: int,
     metric: Metric | None = None,
     quick: Mapping[str, Sequence[Param]] | Literal[False] | None = None,
+    sustained: bool = False,
+    peers: bool = False,
     **axes: Axis,
 ) -> Callable[[Body], Body]:
     """Declare a function `(backend, seed, *, axis, ...) -> Case` to be a benchmark.
@@ -111,6 +173,8 @@ def benchmark(
         metric: the headline of its results; by default FLOP/s where `Work.flops` is set, else B/s, else items/s.
         quick: the values that preset `quick` keeps of an axis; axes not named keep all of theirs. False leaves the benchmark
             out of that preset unless it is asked for by name.
+        sustained: its points are also measured once the device is as warm as it gets, in presets `standard` and `full`.
+        peers: it uses the node's other GPUs too: they are visible beside its own, which is the first.
         axes: for each keyword of the function its values, the smallest first: that point must run on a CPU in under a second.
     """
 
@@ -129,6 +193,8 @@ def benchmark(
             axes=axes,
             quick=quick or {},
             in_quick=quick is not False,
+            sustained=sustained,
+            peers=peers,
             module=body.__module__,
             body=body,
         )
@@ -187,26 +253,26 @@ def find(names: Sequence[str] = ()) -> tuple[Benchmark, ...]:
     return tuple(known[n] for n in dict.fromkeys(names)) if names else tuple(known.values())
 
 
-def _values(axis: Axis, kind: DeviceKind, *, small: bool) -> Sequence[Param]:
+def _values(axis: Axis, device: Device, *, small: bool) -> Sequence[Param]:
     if isinstance(axis, Sized):
-        return (axis.check if small else getattr(axis, kind),)
+        return (axis.value(device, small=small),)
     if small and not isinstance(axis[0], str):
         return axis[:1]
     return axis
 
 
-def points(bench: Benchmark, kind: DeviceKind, *, quick: bool = False, small: bool = False) -> tuple[Params, ...]:
-    """List the points of a benchmark for a kind of device.
+def points(bench: Benchmark, device: Device, *, quick: bool = False, small: bool = False) -> tuple[Params, ...]:
+    """List the points of a benchmark for a device.
 
     Args:
         bench: the benchmark.
-        kind: decides the value of a `Sized` axis.
+        device: decides the value of a `Sized` axis.
         quick: keep only what the benchmark names for preset `quick`.
         small: sizes cut down to their first value, for a device that is slow (the emulator) or untimed (the tests).
     """
     chosen: dict[str, Sequence[Param]] = {}
     for name, axis in bench.axes.items():
-        values = _values(axis, kind, small=small)
+        values = _values(axis, device, small=small)
         kept = [v for v in values if v in bench.quick.get(name, values)]
         chosen[name] = kept if quick and kept else values
     return tuple(dict(zip(chosen, combination, strict=True)) for combination in itertools.product(*chosen.values()))

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, median, stdev
 
-__all__ = ["CONFIDENCE", "drift", "interval", "medians"]
+from harness.model import Round
+
+__all__ = ["CONFIDENCE", "counting", "drift", "interval", "medians", "slope", "step"]
 
 CONFIDENCE = 0.95
 
@@ -27,25 +30,41 @@ def medians(rounds: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(median(r) for r in rounds)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean, low and high end of the mean's confidence interval.
+def step(rounds: Sequence[Sequence[float]]) -> float:
+    """Return the smallest difference between two unequal times: the timer's step where it shows, next to nothing elsewhere."""
+    known = sorted({t for times in rounds for t in times})
+    return min((later - earlier for earlier, later in pairwise(known)), default=0.0)
 
+
+def interval(values: Sequence[float], step: float = 0.0) -> tuple[float, float, float]:
+    """Return mean, low and high end of the mean's confidence interval, no narrower than one `step` of the timer.
+
+    Medians of a coarse timer may all be equal, which says that the truth is within a step, not that it is known exactly.
     One value has no spread to judge by: its interval is unbounded above and starts at zero.
     """
     centre = fmean(values)
     if len(values) < 2:  # noqa: PLR2004 - two values are what a spread needs
         return centre, 0.0, math.inf
     quantile = _T985[min(len(values) - 1, len(_T985)) - 1]
-    half = quantile * stdev(values) / math.sqrt(len(values))
+    half = max(quantile * stdev(values) / math.sqrt(len(values)), step / 2)
     return centre, max(centre - half, 0.0), centre + half
+
+
+def slope(at: Sequence[float], values: Sequence[float]) -> float:
+    """Return the slope of the straight line fitted to values over positions by least squares; 0 where all stand at one."""
+    middle, centre = fmean(at), fmean(values)
+    spread = sum((x - middle) ** 2 for x in at)
+    if not spread:
+        return 0.0
+    return sum((x - middle) * (v - centre) for x, v in zip(at, values, strict=True)) / spread
 
 
 def drift(values: Sequence[float]) -> float:
     """Return the fitted change from the first to the last value, relative to their mean; signed."""
-    n = len(values)
-    centre, middle = fmean(values), (n - 1) / 2
-    spread = sum((i - middle) ** 2 for i in range(n))
-    if not spread or not centre:
-        return 0.0
-    slope = sum((i - middle) * (v - centre) for i, v in enumerate(values)) / spread
-    return slope * (n - 1) / centre
+    centre = fmean(values)
+    return slope(range(len(values)), values) * (len(values) - 1) / centre if centre else 0.0
+
+
+def counting(rounds: Sequence[Round]) -> tuple[Round, ...]:
+    """Return the rounds that count: all but the discarded ones, or all of them where every one was discarded."""
+    return tuple(r for r in rounds if r.discarded is None) or tuple(rounds)

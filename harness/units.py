@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from harness.model import Measurement, Metric, Work
 
-__all__ = ["Quantity", "amount", "engineering", "metric_of", "quantity", "rate_interval"]
+__all__ = [
+    "Quantity",
+    "amount",
+    "energy_per_unit",
+    "engineering",
+    "metric_of",
+    "net_energy_per_unit",
+    "quantity",
+    "rate_interval",
+]
 
 
 class Quantity(NamedTuple):
@@ -18,7 +27,7 @@ class Quantity(NamedTuple):
 
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-_SMALL = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps"))
+_SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 
 
 def metric_of(work: Work) -> Metric:
@@ -57,11 +66,28 @@ def rate_interval(measurement: Measurement) -> tuple[Quantity, Quantity]:
     return low, high
 
 
+def energy_per_unit(measurement: Measurement) -> Quantity | None:
+    """Return the joules that one unit of a measurement's work cost, idle power included; None where no energy is known."""
+    energy = measurement.energy
+    if energy is None or not energy.run_count:
+        return None
+    count, unit = amount(measurement.work, measurement.metric)
+    return Quantity(energy.joules / energy.run_count / count, f"J/{unit}")
+
+
+def net_energy_per_unit(measurement: Measurement) -> Quantity | None:
+    """Return the same without what the device would have taken at rest; None where that is not known either."""
+    gross, energy = energy_per_unit(measurement), measurement.energy
+    if gross is None or energy is None or energy.idle_power_w is None or not energy.joules:
+        return None
+    return Quantity(gross.value * (1 - energy.idle_power_w * energy.window_s / energy.joules), gross.unit)
+
+
 def engineering(q: Quantity) -> Quantity:
     """Scale a quantity to a readable prefix: 3.2e10 B/s is 32 GB/s, 4.1e-9 s/hop is 4.1 ns/hop."""
-    if q.unit.startswith("s/") or q.unit == "s":
-        scale, name = next((p for p in _SMALL if abs(q.value) >= p[0]), _SMALL[-1])
-        return Quantity(q.value / scale, name + q.unit[1:])
+    if q.unit.startswith(("s/", "J/")) or q.unit == "s":
+        scale, prefix = next((p for p in _SMALL if abs(q.value) >= p[0]), _SMALL[-1])
+        return Quantity(q.value / scale, prefix + q.unit)
     scale, prefix = next((p for p in _PREFIXES if abs(q.value) >= p[0]), _PREFIXES[-1])
     head = q.unit.split("/", maxsplit=1)[0]
     # A prefix belongs on a unit (GB/s), not on a counted thing: those read "11 M hash/s".

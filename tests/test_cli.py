@@ -369,7 +369,7 @@ def test_escape_sequences_in_a_strangers_report_do_not_reach_the_terminal(call: 
 @pytest.mark.parametrize(
     ("args", "named", "right"),
     [
-        (["run", "nosuch"], "no benchmark 'nosuch'", "; there are chase, "),
+        (["run", "nosuch"], "no benchmark 'nosuch'", "; there are allreduce, "),
         (["run", "launch", "nosuch"], "no benchmark 'nosuch'", "launch"),
         (["run", "--preset", "qiuck"], "no preset 'qiuck'", "; there are quick, standard, full"),
         (["run", "--seed", "xyz"], "seed 'xyz'", "is not 1 to 64 hexadecimal digits, such as"),

@@ -60,14 +60,12 @@ MEASUREMENT = Measurement(
     interval=Interval(low_s=2.4e-05, high_s=2.6e-05, confidence_fraction=0.95),
     warmup_times_s=(3e-05,),
     rounds=(Round(at_s=0.0, batch=1, times_s=(2.5e-05, 2.5e-05)), Round(at_s=0.5, batch=1, times_s=(2.5e-05,))),
-    energy_j=None,
-    energy_window_s=None,
     telemetry=(TelemetrySample(at_s=0.25, power_w=55.5, throttle_reasons=("sw_power_cap",)),),
     telemetry_lost=None,
     answer_digest="a" * 64,
 )
 REPORT = Report(
-    schema="harness.report/1",
+    schema="harness.report/2",
     created_at="2026-11-24T12:00:00Z",
     sealed_at="2026-11-24T12:01:00Z",
     node=Node(name="node"),
@@ -83,6 +81,7 @@ REPORT = Report(
         governor=None,
     ),
     devices=(Device(uuid="CPU-1", name="Example CPU", kind="cpu", selector="cpu", sensors={"energy": "ok"}),),
+    preflight=(),
     emulated=False,
     preset="quick",
     seed="00",
@@ -267,7 +266,7 @@ ROUND = "$.outcomes[0].measurement.rounds[0]"
         (b'"batch":1', b'"batch":"1"', f"{ROUND}.batch", "expected `int`, got `str`"),
         (b'"preset":"quick"', b'"preset":null', "$.preset", "expected `str`, got `null`"),
         (b'"plan":[{', b'"plan":[[],{', "$.plan[0]", "expected `object`, got `array`"),
-        (b"harness.report/1", b"harness.report/2", "$.schema", "invalid enum value 'harness.report/2'"),
+        (b"harness.report/2", b"harness.report/3", "$.schema", "invalid enum value 'harness.report/3'"),
         (b'"n":4096', b'"n":true', "$.outcomes[0].measurement.job.params.n", "got `bool`"),
         (b'"n":4096', b'"m":1,"n":{"o":[]}', "$.outcomes[0].measurement.job.params.n", "got `object`"),
         (b'"n":4096', b'"m":"a","n":null', "$.outcomes[0].measurement.job.params.n", "got `null`"),
@@ -416,7 +415,7 @@ def hostile(name: str) -> bytes:
         "digits": lambda: changed(b'"at_s":0,', b'"at_s":0.1%s,' % (b"3" * 20 * MILLION)),
         "an unknown integer": lambda: changed(first, b'{"aaa":%s,' % (b"1" * 10 * MILLION) + first[1:]),
         "an unknown name": lambda: changed(first, b'{"%s":1,' % (b"x" * 10 * MILLION) + first[1:]),
-        "a wrong word": lambda: changed(b'"harness.report/1"', b'"%s"' % (b"x" * 10 * MILLION)),
+        "a wrong word": lambda: changed(b'"harness.report/2"', b'"%s"' % (b"x" * 10 * MILLION)),
         "a string without end": lambda: BYTES[:-1] + b',"' + b"\\\\x" * 300_000,
         "white space": lambda: b" " * 10 * MILLION + BYTES,
     }
@@ -602,7 +601,7 @@ def test_the_schema_takes_an_encoded_report_and_no_other_field() -> None:
     assert errors(document) == []
     assert errors({**document, "aaa": 1})
     assert errors({k: v for k, v in document.items() if k != "previous"})
-    assert errors({**document, "schema": "harness.report/2"})
+    assert errors({**document, "schema": "harness.report/3"})
     document["outcomes"][0]["measurement"]["rounds"][0]["batch"] = 1.5
     assert errors(document)
 

@@ -20,9 +20,9 @@ import harness
 from harness import codec
 from harness.cluster import isolate
 from harness.cluster.isolate import Nursery
-from harness.cluster.lease import Lease, answered
+from harness.cluster.lease import Lease
 from harness.cluster.nursery import _children
-from harness.cluster.task import Task
+from harness.cluster.task import Task, answered
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort
 from harness.model import Device, Failed, Job, Outcome, Report, Skipped
@@ -271,10 +271,10 @@ def test_keys_and_secrets_do_not_reach_a_benchmark(plugin: Path, monkeypatch: py
 
 def test_what_a_task_is_to_see_is_set_for_it_alone(plugin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(plugin)
-    task = codec.encode(Task(kind="measure", job=job("environment"), device=DEVICE, effort=EFFORT))
+    task = codec.encode(Task(kind="measure", jobs=(job("environment"),), device=DEVICE, effort=EFFORT))
     with Nursery() as nursery:
         told = [
-            skipped(codec.decode(nursery.run(task, deadline_s=60, env=env).result, Outcome)).reason.split()
+            skipped(codec.decode(nursery.run(task, deadline_s=60, env=env).result.strip(), Outcome)).reason.split()
             for env in ({"CUDA_VISIBLE_DEVICES": "GPU-1"}, None)
         ]
     assert ["CUDA_VISIBLE_DEVICES" in names for names in told] == [True, "CUDA_VISIBLE_DEVICES" in os.environ]
@@ -285,8 +285,8 @@ def test_a_task_that_cannot_be_read_is_told() -> None:
         ended = nursery.run(b"{}", deadline_s=60)
         assert (ended.how, ended.result) == ("crashed", b"")
         assert "exit code 1: harness.errors.ForgeryError" in ended.why
-        empty = codec.encode({"kind": "measure", "job": None, "device": None, "effort": None})
-        assert "a measuring task names a job" in nursery.run(empty, deadline_s=60).why
+        empty = codec.encode({"kind": "measure", "jobs": [], "device": None, "effort": None, "idle_w": None})
+        assert "a measuring task names jobs" in nursery.run(empty, deadline_s=60).why
 
 
 def test_an_answer_without_end_is_refused(lease: Lease, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,14 +353,30 @@ def test_an_interrupted_lease_forgets_the_job(lease: Lease, mark: str) -> None:
 
 
 def test_the_outcome_of_another_job_is_refused() -> None:
-    theirs = codec.encode(Outcome(skipped=Skipped(job=job("exit"), reason="")))
-    assert job_of(answered(theirs, job("exit"))) == job("exit")
-    with pytest.raises(ForgeryError, match="not the outcome of the job that was asked for"):
-        answered(theirs, job("abort"))
+    theirs = codec.encode(Outcome(skipped=Skipped(job=job("exit"), reason=""))) + b"\n"
+    (outcome,) = answered(theirs, [job("abort"), job("exit")])
+    assert job_of(outcome) == job("exit")
+    with pytest.raises(ForgeryError, match="not the outcome of a job that was asked for"):
+        answered(theirs, [job("abort")])
     with pytest.raises(ForgeryError, match="not the outcome"):
-        answered(codec.encode(Outcome()), job("abort"))
+        answered(theirs + theirs, [job("exit")])
+    with pytest.raises(ForgeryError, match="not the outcome"):
+        answered(codec.encode(Outcome()) + b"\n", [job("abort")])
     with pytest.raises(ForgeryError):
-        answered(b"", job("abort"))
+        answered(b"{}\n", [job("abort")])
+    assert answered(theirs[:-1], [job("exit")]) == ()  # cut short
+
+
+def test_a_crash_in_company_is_its_own_jobs_failure_and_nobody_elses(lease: Lease, mark: str) -> None:
+    jobs = [job("good"), job("segfault"), job("skip"), job("raise")]
+    outcomes = lease.measure_together(jobs, DEVICE, EFFORT)
+    assert len(outcomes) == len(jobs)
+    good, segfault, skip, broken = (next(o for o in outcomes if job_of(o) == one) for one in jobs)
+    assert good.measurement
+    assert failed(segfault).outcome == "crashed"
+    assert skipped(skip).reason == "not here"
+    assert failed(broken).reason.startswith("ValueError: bad news")
+    still_well(lease, mark)
 
 
 def test_children_are_found_by_their_parent() -> None:

@@ -23,6 +23,9 @@ SUFFIXES = (
     "_fraction",
     "_count",
     "_per_s",
+    "_per_min",
+    "_bits",
+    "_per_byte",
     "_per_hour",
     "_per_cu_hour",
 )
@@ -32,6 +35,7 @@ PURE = {
     "bytes_moved": "bytes: the name begins with its unit",
     "epoch": "the number of a period",
     "flops": "floating-point operations: the name is the unit",
+    "joules": "the name is the unit",
     "items": "counted in what `item` names",
     "load_average_1min": "a queue length, averaged over the time in its name",
     "params": "a benchmark's own, by its names",

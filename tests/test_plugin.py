@@ -17,7 +17,8 @@ from harness.registry import Case, Work, benchmark
 def doubling(backend, seed, *, n):
     """Double n random numbers, which rounds nothing."""
     x = backend.rng(seed).uniform(n, "float64")
-    return Case(run=lambda: 2 * x, work=Work(flops=n, bytes_moved=16 * n), check=lambda y: bool(((y - x) == x).all()))
+    work = Work(flops=n, bytes_moved=16 * n, counting="read + written")
+    return Case(run=lambda: 2 * x, work=work, check=lambda y: bool(((y - x) == x).all()))
 '''
 GULLIBLE = GOOD.replace("bool(((y - x) == x).all())", "True").replace("doubling", "gullible")
 CONSTANT = GOOD.replace("backend.rng(seed)", "backend.rng(1)").replace("doubling", "constant")

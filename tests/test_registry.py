@@ -28,14 +28,14 @@ RECORD: registry.Benchmark = sample.__harness_benchmark__  # type: ignore[attr-d
 
 
 def test_a_sized_axis_takes_the_size_of_the_device() -> None:
-    assert [p["n"] for p in points(RECORD, "cpu")] == [2, 2]
-    assert [p["n"] for p in points(RECORD, "cuda")] == [3, 3]
-    assert [p["n"] for p in points(RECORD, "cuda", small=True)] == [1, 1]
+    assert [p["n"] for p in points(RECORD, CPU)] == [2, 2]
+    assert [p["n"] for p in points(RECORD, GPU)] == [3, 3]
+    assert [p["n"] for p in points(RECORD, GPU, small=True)] == [1, 1]
 
 
 def test_quick_keeps_what_the_benchmark_names() -> None:
-    assert points(RECORD, "cpu", quick=True) == ({"op": "b", "n": 2},)
-    assert len(points(RECORD, "cpu")) == 2
+    assert points(RECORD, CPU, quick=True) == ({"op": "b", "n": 2},)
+    assert len(points(RECORD, CPU)) == 2
 
 
 def test_an_axis_that_the_function_does_not_take_is_refused() -> None:

@@ -205,7 +205,7 @@ def head(jobs: int, node: str = "a node") -> Report:
     """Return a report of nothing yet."""
     plan = [Job(benchmark="steps", version=1, params={"step": i}, device_uuid="CPU-1", seed="0") for i in range(jobs)]
     return Report(
-        schema="harness.report/1",
+        schema="harness.report/2",
         created_at="2026-01-02T03:04:05Z",
         sealed_at="2026-01-02T03:04:05Z",
         node=Node(name=node),
@@ -221,6 +221,7 @@ def head(jobs: int, node: str = "a node") -> Report:
             governor=None,
         ),
         devices=(harness.Device(uuid="CPU-1", name="a processor", kind="cpu", selector="cpu", sensors={}),),
+        preflight=(),
         emulated=False,
         preset="quick",
         seed="0",

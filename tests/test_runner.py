@@ -12,7 +12,7 @@ from harness import registry
 from harness.device.cpu import CpuDevice
 from harness.device.sampler import FakeSensors, SilentSensors
 from harness.measure.rounds import Effort
-from harness.measure.runner import measure
+from harness.measure.runner import measure, measure_together
 from harness.model import Job, Outcome, TelemetrySample
 
 BRIEF = Effort(
@@ -62,17 +62,27 @@ def test_silent_sensors_leave_no_samples_and_no_energy_but_no_mark_either(cpu: C
     measured = run(cpu, SilentSensors()).measurement
     assert measured is not None
     assert measured.telemetry == ()
-    assert measured.energy_j is None
-    assert measured.energy_window_s is None
+    assert measured.energy is None
     assert measured.state == "valid", measured.reason
 
 
-def test_energy_is_the_power_over_the_time_it_was_read(cpu: CpuDevice) -> None:
+def test_a_sustained_job_soaks_and_its_energy_is_that_of_the_load(cpu: CpuDevice) -> None:
+    effort = replace(BRIEF, soak_min_s=0.5, soak_max_s=2.0, energy_s=1.0, space_s=0.05)
+    measured = run(cpu, FakeSensors([sample(power_w=200.0)]), replace(JOB, regime="sustained"), effort).measurement
+    assert measured is not None
+    assert measured.soak is not None
+    assert measured.soak.elapsed_s >= 0.5
+    assert measured.energy is not None
+    assert measured.energy.source == "power"
+    assert measured.energy.window_s >= 0.8
+    assert measured.energy.joules == pytest.approx(200.0 * measured.energy.window_s)
+    assert measured.energy.run_count > 100
+
+
+def test_jobs_that_take_turns_have_no_energy_of_their_own(cpu: CpuDevice) -> None:
     measured = run(cpu, FakeSensors([sample(power_w=200.0)])).measurement
     assert measured is not None
-    assert measured.energy_j is not None
-    assert measured.energy_window_s is not None
-    assert measured.energy_j == pytest.approx(200.0 * measured.energy_window_s)
+    assert measured.energy is None
 
 
 def test_every_raw_time_is_kept_and_batches_last_at_least_a_sample(cpu: CpuDevice) -> None:
@@ -107,8 +117,8 @@ def test_a_device_that_claims_more_time_than_passed_is_not_believed(
     honest = CpuDevice.stopwatch
 
     class Liar(CpuDevice):
-        def stopwatch(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
-            return _Stretched(honest(self))
+        def stopwatch(self, *, hold: bool = False):  # type: ignore[no-untyped-def]  # noqa: ANN202
+            return _Stretched(honest(self, hold=hold))
 
     measured = run(Liar(cpu.device), SilentSensors()).measurement
     assert measured is not None
@@ -129,6 +139,65 @@ class _Stretched:
     def __exit__(self, *exc: object) -> None:
         self._inner.__exit__(*exc)
         self._watch.device_s *= 2
+
+
+def test_jobs_that_come_together_take_turns_round_by_round(cpu: CpuDevice) -> None:
+    jobs = [replace(JOB, params={"launches": n}) for n in (64, 512)] + [replace(JOB, seed="01")]
+    effort = replace(BRIEF, rounds_min=6, rounds_max=6, budget_s=10.0)
+    outcomes = list(measure_together(jobs, cpu, SilentSensors(), effort))
+    measured = [o.measurement for o in outcomes if o.measurement]
+    assert len(measured) == len(jobs)
+    turns = sorted((r.at_s, i) for i, m in enumerate(measured) for r in m.rounds)
+    for sweep in range(6):
+        assert {i for _, i in turns[3 * sweep : 3 * sweep + 3]} == {0, 1, 2}
+    orders = {tuple(i for _, i in turns[3 * sweep : 3 * sweep + 3]) for sweep in range(6)}
+    assert len(orders) > 1, "always in the same order"
+
+
+def test_a_round_that_the_hardware_throttled_is_kept_but_does_not_count(cpu: CpuDevice) -> None:
+    """Throttled in one spell: that round is tried again, and the result is good."""
+
+    def story(at_s: float) -> TelemetrySample:
+        return sample(at_s=at_s, throttle_reasons=("hw_thermal",) if spell[0] <= at_s < spell[1] else ())
+
+    effort = replace(BRIEF, samples=50, sample_s=2e-3, rounds_min=4, rounds_max=4, budget_s=10.0, rest_s=0.0)
+    spell = (0.1, 0.16)  # shorter than a round of 0.1 s, longer than the period of sampling
+    measured = run(cpu, FakeSensors(story), effort=effort).measurement
+    assert measured is not None
+    discarded = [r for r in measured.rounds if r.discarded]
+    assert [r.discarded for r in discarded] == ["hw_thermal in a round"] * len(discarded)
+    assert 1 <= len(discarded) <= 2
+    assert len(measured.rounds) == 4 + len(discarded)
+    assert measured.state == "valid", measured.reason
+    assert "more discarded: hw_thermal" in measured.reason
+
+
+def test_a_device_that_never_cools_gives_a_throttled_result_and_no_empty_table(cpu: CpuDevice) -> None:
+    measured = run(cpu, FakeSensors([sample(throttle_reasons=("hw_thermal", "sw_power_cap"))])).measurement
+    assert measured is not None
+    assert measured.state == "throttled"
+    assert all(r.discarded for r in measured.rounds)
+    assert len(measured.rounds) == 3  # the first, and two tries more
+    assert 0 < measured.interval.low_s <= measured.time_s <= measured.interval.high_s
+
+
+def test_a_job_for_which_memory_ran_out_in_company_has_its_turn_alone(
+    cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @registry.benchmark(version=1)
+    def hungry(backend: object, seed: int) -> registry.Case:
+        """Take all the memory there is."""
+        if not tried:
+            tried.append("in company")
+            raise MemoryError
+        return registry.Case(run=zeros, work=registry.Work(flops=1), check=lambda _: True)
+
+    tried: list[str] = []
+    known = {**registry.benchmarks(), "hungry": hungry.__harness_benchmark__}  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry, "benchmarks", lambda: known)
+    jobs = [JOB, replace(JOB, benchmark="hungry", params={})]
+    outcomes = list(measure_together(jobs, cpu, SilentSensors(), BRIEF))
+    assert [o.measurement.job.benchmark for o in outcomes if o.measurement] == ["launch", "hungry"]
 
 
 def judged_by(monkeypatch: pytest.MonkeyPatch, check: Callable[[object], bool]) -> Job:

@@ -21,6 +21,7 @@ from harness.codec import decode, encode
 from harness.errors import ForgeryError, MisuseError
 from harness.model import (
     Device,
+    Energy,
     Environment,
     Failed,
     Interval,
@@ -44,11 +45,24 @@ from harness.scoring.score import harmonic_speed
 from harness.scoring.tables import digest_of, table
 
 if TYPE_CHECKING:
-    from harness.model import Metric, Param, State
+    from harness.model import Metric, Param, Regime, State
 
 ROOM = Path(harness.scoring.__file__).parent
 GIB = 1 << 30
 H100 = "NVIDIA H100 80GB HBM3"
+
+
+def energy(power_w: float) -> Energy:
+    return Energy(
+        joules=power_w * 8,
+        window_s=8.0,
+        run_count=100.0,
+        source="counter",
+        scope="gpu",
+        integral_j=None,
+        disputed=None,
+        idle_power_w=None,
+    )
 
 
 def gpu(
@@ -83,9 +97,11 @@ def measured(
     state: State = "valid",
     power_w: float | None = None,
     samples_w: tuple[float, ...] = (),
+    regime: Regime = "sustained",
     **params: Param,
 ) -> Outcome:
-    job = Job(benchmark=benchmark, version=1, params=params, device_uuid=(device or gpu()).uuid, seed="0" * 16)
+    uuid = (device or gpu()).uuid
+    job = Job(benchmark=benchmark, version=1, params=params, device_uuid=uuid, seed="0" * 16, regime=regime)
     measurement = Measurement(
         job=job,
         started_at="2026-11-24T12:00:00Z",
@@ -102,11 +118,10 @@ def measured(
         ),
         warmup_times_s=(),
         rounds=(Round(at_s=0.0, batch=1, times_s=(time_s, time_s * 2)),),
-        energy_j=None if power_w is None else power_w * 2,
-        energy_window_s=None if power_w is None else 2.0,
         telemetry=tuple(TelemetrySample(at_s=0.0, power_w=w) for w in samples_w),
         telemetry_lost=None,
         answer_digest="a" * 64,
+        energy=None if power_w is None else energy(power_w),
     )
     return Outcome(measurement=measurement)
 
@@ -122,7 +137,7 @@ def stream(rate: float = 1e12, op: str = "triad", n: int = 1 << 26, **more: Any)
 def report(*outcomes: Outcome, device: Device | None = None, emulated: bool = False) -> Report:
     digests = tuple(f"{i:064x}" for i in range(len(outcomes)))
     return Report(
-        schema="harness.report/1",
+        schema="harness.report/2",
         created_at="2026-11-24T12:00:00Z",
         sealed_at="2026-11-24T12:05:00Z",
         node=Node(name="node"),
@@ -138,6 +153,7 @@ def report(*outcomes: Outcome, device: Device | None = None, emulated: bool = Fa
             governor=None,
         ),
         devices=(device or gpu(),),
+        preflight=(),
         emulated=emulated,
         preset="quick",
         seed="0" * 16,
@@ -711,3 +727,22 @@ def test_scoring_loads_no_heavy_library() -> None:
 def test_the_public_names_are_sorted_and_exist() -> None:
     assert harness.scoring.__all__ == sorted(harness.scoring.__all__)
     assert all(callable(getattr(harness.scoring, name)) for name in harness.scoring.__all__)
+
+
+def test_a_sustained_result_stands_for_its_class_and_not_a_faster_burst() -> None:
+    burst, soaked = gemm(9e12, regime="burst"), gemm(7e12)
+    (seen,) = capability(report(burst, soaked, stream()))
+    (rate,) = [r for r in seen.rates if r.work_class == "gemm_fp32"]
+    assert rate.regime == "sustained"
+    assert rate.low_per_s == pytest.approx(7e12)
+
+
+def test_a_bad_sustained_result_does_not_promote_the_burst() -> None:
+    (seen,) = capability(report(gemm(9e12, regime="burst"), gemm(7e12, state="invalid"), stream()))
+    assert "gemm_fp32" not in {r.work_class for r in seen.rates}
+
+
+def test_a_price_of_bursts_is_not_for_the_market_and_says_so() -> None:
+    (own,) = quote(report(gemm(power_w=300.0, regime="burst"), stream()))
+    assert (own.status, own.for_gpu_market) == ("priced", False)
+    assert "gemm_fp32 measured in bursts" in own.reasons[0]

@@ -24,7 +24,14 @@ import pytest
 
 from harness.device.rapl import CpuSensors
 from harness.device.sampler import FakeSensors, Sampler, Sensors, SensorsLostError, energy_between
-from harness.device.sensors import NvmlSensors, nvml_devices, nvml_status, throttle_names
+from harness.device.sensors import (
+    NvmlSensors,
+    calibrated,
+    compute_processes,
+    nvml_devices,
+    nvml_status,
+    throttle_names,
+)
 from harness.model import TelemetrySample
 
 H100 = "GPU-00000000-0000-4000-8000-000000000001"
@@ -110,6 +117,37 @@ def calls_of_energy_and_clocks() -> Json:
     return [probed, [fake().fake_nvml_calls(name) for name in names]]
 
 
+def field_calls() -> Json:
+    sensors = NvmlSensors(H100)
+    probed = fake().fake_nvml_calls(b"nvmlDeviceGetFieldValues")
+    for n in range(5):
+        sensors.read(float(n))
+    return [probed, fake().fake_nvml_calls(b"nvmlDeviceGetFieldValues"), fake().fake_nvml_calls(b"field271")]
+
+
+def throttle_steps() -> Json:
+    sensors = NvmlSensors(H100)
+    before = sensors.read(0).throttle_s
+    fake().fake_nvml_set(b"throttle_ns=500000000")
+    after = sensors.read(1).throttle_s
+    assert before is not None
+    assert after is not None
+    return {cause: round(after[cause] - before[cause], 6) for cause in after}
+
+
+def processes() -> Json:
+    return compute_processes(H100)
+
+
+def cost_of_sampling() -> Json:
+    sensors = NvmlSensors(H100), NvmlSensors(RTX_4090)
+    before_s, began_s = time.process_time(), time.perf_counter()
+    with Sampler(sensors[0], period_s=0.05) as first, Sampler(sensors[1], period_s=0.05) as second:
+        time.sleep(2)
+    spent_s = time.process_time() - before_s
+    return {"share": spent_s / (time.perf_counter() - began_s), "samples": [len(first.samples), len(second.samples)]}
+
+
 def passing_error() -> Json:
     sensors = NvmlSensors(H100)
     samples = [sensors.read(0)]
@@ -175,6 +213,16 @@ def test_both_gpus_are_listed_with_their_identity_and_limits(tell: Child) -> Non
     assert (first["pcie_generation_max"], first["pcie_width_max"]) == (5, 16)
     assert (first["mig_enabled"], first["ecc_enabled"]) == (False, True)
     assert (first["power_limit_w"], first["power_default_limit_w"]) == (600.0, 700.0)
+    assert (first["power_min_limit_w"], first["power_max_limit_w"]) == (200.0, 700.0)
+    assert (first["memory_bus_bits"], first["memory_clock_max_mhz"], first["sm_clock_max_mhz"]) == (
+        5120,
+        2619.0,
+        1980.0,
+    )
+    assert (first["persistence_mode"], first["display_active"], first["compute_mode"]) == (True, False, "default")
+    assert (first["remapped_corrected_count"], first["remapped_uncorrected_count"]) == (2, 0)
+    assert (first["remapping_pending"], first["remapping_failed"]) == (False, False)
+    assert first["energy_scope"] == "gpu"
     assert (first["sm_count"], first["unusable_reason"]) == (None, None)
     assert set(first["sensors"].values()) == {"ok"}
     assert (second["uuid"], second["selector"], second["compute_capability"]) == (RTX_4090, "cuda:1", "8.9")
@@ -185,7 +233,10 @@ def test_what_a_gpu_will_not_tell_of_itself_is_none(tell: Child) -> None:
         "Serial=3 VbiosVersion=3 EccMode=3 MigMode=3 EnforcedPowerLimit=3 PowerManagementDefaultLimit=4 MemoryInfo=3"
     )
     more = "PciInfo_v3=3 CudaComputeCapability=999 MaxPcieLinkGeneration=3 MaxPcieLinkWidth=3"
-    device, other = tell(devices, " ".join(f"0.nvmlDeviceGet{word}" for word in f"{silent} {more}".split()))
+    newer = "MemoryBusWidth=13 MaxClockInfo=3 PowerManagementLimitConstraints=3 PersistenceMode=3 ComputeMode=3"
+    newest = "DisplayActive=3 RemappedRows=3 TotalEnergyConsumption=3"
+    words = f"{silent} {more} {newer} {newest}".split()
+    device, other = tell(devices, " ".join(f"0.nvmlDeviceGet{word}" for word in words))
     unknown = (
         "serial",
         "vbios",
@@ -195,10 +246,14 @@ def test_what_a_gpu_will_not_tell_of_itself_is_none(tell: Child) -> None:
         "power_default_limit_w",
         "memory_bytes",
     )
-    also = ("pci_bus_id", "compute_capability", "pcie_generation_max", "pcie_width_max")
-    assert {name: device[name] for name in unknown + also} == dict.fromkeys(unknown + also)
+    also = ("pci_bus_id", "compute_capability", "pcie_generation_max", "pcie_width_max", "memory_bus_bits")
+    limits = ("power_min_limit_w", "power_max_limit_w", "memory_clock_max_mhz", "sm_clock_max_mhz", "energy_scope")
+    modes = ("persistence_mode", "compute_mode", "display_active")
+    rows = ("remapped_corrected_count", "remapped_uncorrected_count", "remapping_pending", "remapping_failed")
+    names = (*unknown, *also, *limits, *modes, *rows)
+    assert {name: device[name] for name in names} == dict.fromkeys(names)
     assert device["uuid"] == H100
-    assert None not in [other[name] for name in unknown + also]
+    assert None not in [other[name] for name in names]
 
 
 def test_a_placeholder_text_is_none(tell: Child) -> None:
@@ -207,6 +262,21 @@ def test_a_placeholder_text_is_none(tell: Child) -> None:
 
 def test_an_emulated_gpu_says_so(tell: Child) -> None:
     assert [gpu["emulated"] for gpu in tell(devices, "0.name=Emulated_NVIDIA_H100")] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [("NVIDIA_GH200_480GB", "module"), ("NVIDIA_GB200", "module"), ("NVIDIA_H200", "gpu"), ("NVIDIA_B200", "gpu")],
+)
+def test_energy_beside_a_grace_cpu_is_the_modules(tell: Child, name: str, scope: str) -> None:
+    assert tell(devices, f"0.name={name}")[0]["energy_scope"] == scope
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [(0, "default"), (1, "exclusive_thread"), (2, "prohibited"), (3, "exclusive_process"), (9, None)]
+)
+def test_the_compute_mode_has_a_name(tell: Child, mode: int, name: str | None) -> None:
+    assert tell(devices, f"0.mode={mode}")[0]["compute_mode"] == name
 
 
 @pytest.mark.parametrize(
@@ -265,6 +335,7 @@ def test_a_sample_is_in_the_units_of_its_names(tell: Child) -> None:
     expected = TelemetrySample(
         at_s=1.5,
         power_w=650.0,
+        power_average_w=649.0,
         temperature_c=64.0,
         memory_temperature_c=71.0,
         sm_clock_mhz=1980.0,
@@ -272,6 +343,13 @@ def test_a_sample_is_in_the_units_of_its_names(tell: Child) -> None:
         utilization_fraction=0.98,
         memory_utilization_fraction=0.41,
         throttle_reasons=(),
+        throttle_s={
+            "hw_power_brake": 271e-9,
+            "hw_thermal": 270e-9,
+            "sw_power_cap": 74e-9,
+            "sw_thermal": 269e-9,
+            "sync_boost": 76e-9,
+        },
         pcie_generation=4,
         pcie_width=8,
         ecc_corrected_count=3,
@@ -307,12 +385,46 @@ def test_an_older_driver_is_asked_by_the_older_names(tell: Child) -> None:
     answer = tell(first_read, "field186=2 nvmlDeviceGetCurrentClocksEventReasons=13 throttle=4")
     assert answer["sample"]["power_w"] == 649.0
     assert (answer["sensors"]["power"], answer["sensors"]["power_instant"]) == ("ok", "not_supported")
+    assert answer["sample"]["power_average_w"] is None, "there is no instant value to tell it from"
     assert answer["sample"]["throttle_reasons"] == ["sw_power_cap"]
 
 
 def test_all_throttle_reasons_are_told_at_once_and_new_ones_kept(tell: Child) -> None:
     reasons = tell(first_read, "throttle=0x464")["sample"]["throttle_reasons"]
     assert reasons == ["hw_thermal", "sw_power_cap", "sw_thermal", "unknown_0x400"]
+
+
+def test_all_fields_are_read_by_one_call_a_sample(tell: Child) -> None:
+    assert tell(field_calls) == [1, 6, 6]
+    assert tell(field_calls, "field271=3") == [1, 6, 1], "a field that failed its probe is never asked again"
+
+
+def test_throttle_time_is_counted_per_cause(tell: Child) -> None:
+    causes = ("hw_power_brake", "hw_thermal", "sw_power_cap", "sw_thermal", "sync_boost")
+    assert tell(throttle_steps) == dict.fromkeys(causes, 0.5)
+
+
+def test_a_driver_with_some_throttle_counters_gives_these(tell: Child) -> None:
+    answer = tell(first_read, "field269=3 field270=3 field271=3")
+    assert set(answer["sample"]["throttle_s"]) == {"sw_power_cap", "sync_boost"}
+    assert answer["sensors"]["throttle_time"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "missing", ["nvmlDeviceGetFieldValues=13", "field74=2 field76=2 field269=2 field270=2 field271=2"]
+)
+def test_a_driver_without_throttle_fields_is_asked_for_violations(tell: Child, missing: str) -> None:
+    answer = tell(first_read, missing)
+    assert answer["sample"]["throttle_s"] == {"sw_power_cap": 0.0, "sw_thermal": 1e-9, "sync_boost": 2e-9}
+    assert answer["sensors"]["throttle_time"] == "ok"
+
+
+def test_a_driver_without_any_throttle_counter_says_so(tell: Child) -> None:
+    answer = tell(first_read, "nvmlDeviceGetFieldValues=13 nvmlDeviceGetViolationStatus=3")
+    assert answer["sample"]["throttle_s"] is None
+    states = {name: answer["sensors"][name] for name in ("throttle_time", "memory_temperature", "power_average")}
+    assert states == dict.fromkeys(states, "not_supported")
+    assert (answer["sensors"]["power"], answer["sample"]["power_w"]) == ("ok", 649.0)
 
 
 def test_a_sensor_that_failed_its_probe_is_never_asked_again(tell: Child) -> None:
@@ -344,6 +456,44 @@ def test_a_gpu_lost_mid_run_ends_its_own_samples_only(tell: Child) -> None:
     assert "fell off the bus" in answer["lost"][1]
     assert answer["grown"][0] > 5
     assert answer["grown"][1] == 0
+
+
+def test_processes_on_a_gpu_are_listed_without_this_one(tell: Child) -> None:
+    assert tell(processes) == []
+    assert tell(processes, "0.processes=2") == [[4242, 1 << 30], [4243, 2 << 30]]
+    assert tell(processes, "1.processes=2") == [], "they are on the other GPU"
+    assert tell(processes, "0.nvmlDeviceGetComputeRunningProcesses_v3=3") is None
+    assert tell(processes, "init=9") is None
+
+
+@pytest.mark.slow
+def test_sampling_two_gpus_costs_less_than_a_hundredth_of_a_core(tell: Child) -> None:
+    shares: list[float] = []
+    while len(shares) < 5 and min(shares, default=1.0) >= 0.01:  # neighbours that empty the caches make it dearer
+        cost = tell(cost_of_sampling)
+        assert min(cost["samples"]) > 20
+        shares.append(cost["share"])
+    assert min(shares) < 0.01, shares
+
+
+@pytest.mark.parametrize(
+    ("counter", "wall_s", "seen_fraction", "seconds"),
+    [
+        (0, 10.0, None, 0.0),
+        (4e9, 10.0, None, 4.0),  # as microseconds it were over an hour
+        (10.2e9, 10.0, None, 10.0),  # the clocks differ a little
+        (20e9, 10.0, None, None),  # longer than the wall time in either unit
+        (-5, 10.0, None, None),  # the driver was reloaded
+        (4e6, 10.0, None, None),  # 4 ms or 4 s
+        (4e6, 10.0, 0.4, 4.0),
+        (4e6, 10.0, 0.0, 0.004),
+        (4e9, 10.0, 1.0, 4.0),  # what is seen does not overrule what is possible
+    ],
+)
+def test_the_unit_of_a_throttle_counter_is_told_from_what_is_possible(
+    counter: float, wall_s: float, seen_fraction: float | None, seconds: float | None
+) -> None:
+    assert calibrated(counter, wall_s, seen_fraction=seen_fraction) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,6 @@ def test_the_interval_of_a_value_runs_from_low_to_high(metric: Metric) -> None:
         interval=Interval(low_s=1.0, high_s=4.0, confidence_fraction=0.95),
         warmup_times_s=(),
         rounds=(),
-        energy_j=None,
-        energy_window_s=None,
         telemetry=(),
         telemetry_lost=None,
         answer_digest="",

@@ -72,8 +72,6 @@ def measured(n: int, times: Sequence[Sequence[float]] = TIMES, device: Device = 
             interval=Interval(low_s=max(low, min(map(min, times))), high_s=high, confidence_fraction=stats.CONFIDENCE),
             warmup_times_s=(),
             rounds=tuple(Round(at_s=0.1 * i, batch=1, times_s=tuple(t)) for i, t in enumerate(times)),
-            energy_j=None,
-            energy_window_s=None,
             telemetry=(),
             telemetry_lost=None,
             answer_digest="ab" * 32,
@@ -83,7 +81,7 @@ def measured(n: int, times: Sequence[Sequence[float]] = TIMES, device: Device = 
 
 def head(*, plan: tuple[Job, ...], node: str = "node", previous: str | None = None, device: Device = CPU) -> Report:
     return Report(
-        schema="harness.report/1",
+        schema="harness.report/2",
         created_at="2026-11-24T12:00:00Z",
         sealed_at="2026-11-24T12:01:00Z",
         node=Node(name=node),
@@ -99,6 +97,7 @@ def head(*, plan: tuple[Job, ...], node: str = "node", previous: str | None = No
             governor=None,
         ),
         devices=(device,),
+        preflight=(),
         emulated=device.emulated,
         preset="quick",
         seed="00",

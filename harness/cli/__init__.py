@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from harness.cli.compare import compare
 from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
 from harness.cli.output import on_one_line
@@ -40,7 +41,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(MisuseError.exit_code)
 
 
-for command in (devices, list_benchmarks, run, score, quote, verify, keygen, schema):
+for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema):
     cli.add_command(command)
 
 

@@ -43,7 +43,7 @@ def list_benchmarks(*, markdown: bool, as_json: bool) -> None:
 
 
 def _entry(bench: registry.Benchmark) -> dict[str, object]:
-    axes = {k: v if isinstance(v, registry.Sized) else [*v] for k, v in bench.axes.items()}
+    axes = {k: v.told() if isinstance(v, registry.Sized) else [*v] for k, v in bench.axes.items()}
     return {
         "name": bench.name,
         "version": bench.version,

@@ -34,6 +34,7 @@ __all__ = ["run"]
 @click.option("--resume", metavar="FILE", help="Finish a report that was cut short.")
 @click.option("--key", metavar="FILE", help="Sign with this key (see keygen); or set HARNESS_KEY.")
 @click.option("--node", metavar="NAME", help="Label of this node in the report; its host name by default.")
+@click.option("--force", is_flag=True, help="Measure also what the preflight advises against.")
 @json_option
 @click.pass_context
 def run(
@@ -49,6 +50,7 @@ def run(
     resume: str | None,
     key: str | None,
     node: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure the devices of this machine, or of a Ray cluster, and price them.
@@ -71,6 +73,7 @@ def run(
             resume=resume,
             key=key,
             node=node,
+            force=force,
             progress=progress,
         )
     _conclude(finished, as_json=as_json)
@@ -139,6 +142,7 @@ class _Bar:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._task: TaskID | None = None
+        self._running: list[Job] = []
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -156,8 +160,15 @@ class _Bar:
         self._update(total=len(jobs) + already, completed=already, description=f"{len(devices)} device(s)")
 
     def started(self, job: Job) -> None:
-        self._update(description=text.job_line(job))
+        self._running.append(job)
+        self._show_running()
+
+    def _show_running(self) -> None:
+        self._update(description=" | ".join(map(text.job_line, self._running)) or "writing")
 
     def ended(self, outcome: Outcome) -> None:
         self._progress.console.print(on_one_line(text.outcome_line(outcome)), markup=False, highlight=False)
+        job = text.job_of(outcome)
+        self._running = [other for other in self._running if other != job]
         self._update(advance=1)
+        self._show_running()

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import codec
-from harness.cluster.lease import Lease, answered
-from harness.cluster.plan import deadline_s
-from harness.cluster.task import Inventory
+from harness import codec, registry
+from harness.cluster.lease import Lease
+from harness.cluster.plan import batches, deadline_s
+from harness.cluster.task import Inventory, answered
 from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.measure.rounds import Effort
 from harness.measure.runner import now
@@ -32,6 +32,9 @@ _PATIENCE = "RAY_gcs_server_port_wait_time_s"
 _LEASE_S = 120.0  # to start an actor and have it answer
 _GRACE_S = 15.0  # a lease enforces a job's deadline itself; past this much more it is given up for lost
 _POLL_S = 0.5
+_ONE_GPU = (
+    "it takes the other GPUs of its node too, and a lease through Ray holds one: run it on that node without --ray"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,33 @@ class Errand:
         """Return the device that a job names."""
         return next(d for d in self.inventory.devices if d.uuid == job.device_uuid)
 
+    def idle_w(self, job: Job) -> float | None:
+        """Return what the device of a job takes at rest, where that was seen."""
+        seen = self.inventory.seen(job.device_uuid)
+        return seen.idle_power_w if seen else None
+
+    def refusal(self, job: Job, orders: Orders) -> str | None:
+        """Return why the device of a job should not be measured as it is, or None."""
+        seen = self.inventory.seen(job.device_uuid)
+        grave = [note for note in seen.notes if note.severity == "refuse"] if seen and not orders.force else []
+        return f"{grave[0].what}: {grave[0].advice}, or measure all the same with --force" if grave else None
+
+    def peers(self, job: Job) -> tuple[str, ...]:
+        """Return the UUIDs of the other GPUs that a job uses.
+
+        They begin with the one after its own and go round, so that over all its GPUs a node's neighbours are measured in a ring.
+        """
+        if not _takes_peers(job, self.device(job)):
+            return ()
+        usable = [d.uuid for d in self.inventory.devices if d.kind == "cuda" and d.unusable_reason is None]
+        at = usable.index(job.device_uuid)
+        return (*usable[at + 1 :], *usable[:at])
+
+
+def _takes_peers(job: Job, device: Device) -> bool:
+    bench = registry.benchmarks().get(job.benchmark)
+    return bench is not None and bench.peers and device.kind == "cuda"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orders:
@@ -53,29 +83,37 @@ class Orders:
     effort: Effort
     started: Callable[[Job], None]
     out_of_time: Callable[[], str | None]  # the reason not to start anything any more
+    force: bool = False  # measure also what the preflight advises against
 
 
-def inspect_here() -> tuple[Inventory, ...]:
-    """Return what this machine has."""
+def inspect_here(idle_s: float = 0.0) -> tuple[Inventory, ...]:
+    """Return what this machine has, after watching it at rest for a while."""
     with Lease() as lease:
-        return (lease.inspect(),)
+        return (lease.inspect(idle_s),)
 
 
 def run_here(errands: Sequence[Errand], orders: Orders) -> Iterator[tuple[Errand, Outcome]]:
-    """Carry out errands on this machine, one job after the other, so that no measurement disturbs another."""
+    """Carry out errands on this machine, one device after the other, so that no measurement disturbs another."""
     kinds = {errand.device(job).kind for errand in errands for job in errand.jobs}
     with Lease(kinds) as lease:
         for errand in errands:
-            for job in errand.jobs:
-                reason = orders.out_of_time()
+            for jobs in batches(errand.jobs):
+                reason = orders.out_of_time() or errand.refusal(jobs[0], orders)
                 if reason:
-                    yield errand, Outcome(skipped=Skipped(job=job, reason=reason))
+                    yield from ((errand, Outcome(skipped=Skipped(job=job, reason=reason))) for job in jobs)
                     continue
-                orders.started(job)
-                yield errand, lease.measure(job, errand.device(job), orders.effort)
+                for job in jobs:
+                    orders.started(job)
+                device, peers = errand.device(jobs[0]), errand.peers(jobs[0])
+                yield from (
+                    (errand, outcome)
+                    for outcome in lease.measure_together(
+                        jobs, device, orders.effort, peers=peers, idle_w=errand.idle_w(jobs[0])
+                    )
+                )
 
 
-def inspect_on_ray(ray: Any) -> tuple[Inventory, ...]:
+def inspect_on_ray(ray: Any, idle_s: float = 0.0) -> tuple[Inventory, ...]:
     """Return what each live node of a Ray cluster has; `ray` is what `connect` gives.
 
     Raises:
@@ -83,7 +121,7 @@ def inspect_on_ray(ray: Any) -> tuple[Inventory, ...]:
     """
     scouts = {node["NodeID"]: _actor(ray, node, ()) for node in _live(ray)}
     try:
-        asked = {place: scout.inspect.remote() for place, scout in scouts.items()}
+        asked = {place: scout.inspect.remote(idle_s) for place, scout in scouts.items()}
         return tuple(_inventory(ray, place, ref) for place, ref in asked.items())
     finally:
         for scout in scouts.values():
@@ -118,7 +156,7 @@ def _devices(errand: Errand) -> tuple[str, ...]:
 
 @dataclass(slots=True, kw_only=True)
 class _Busy:
-    job: Job
+    jobs: tuple[Job, ...]
     ref: Any
     started_at: str
     began: float
@@ -126,13 +164,14 @@ class _Busy:
 
 
 class _Queue:
-    """The jobs of one device, its lease, and at most one job in flight."""
+    """The jobs of one device, its lease, and at most one batch of them in flight."""
 
     def __init__(self, ray: Any, nodes: dict[str, Any], errand: Errand, uuid: str, orders: Orders) -> None:
         self._ray, self._orders, self.errand = ray, orders, errand
         self._node = nodes.get(errand.inventory.place or "")
-        self.waiting = [job for job in errand.jobs if job.device_uuid == uuid]
-        self._device = errand.device(self.waiting[0])
+        own = [job for job in errand.jobs if job.device_uuid == uuid]
+        self.waiting = list(batches(own))
+        self._device = errand.device(own[0])
         self._lease: Any = None
         self.busy: _Busy | None = None
 
@@ -149,20 +188,23 @@ class _Queue:
     def turn(self) -> Iterator[tuple[Errand, Outcome]]:
         """Hand over what has ended, and start what may start."""
         if self.busy:
-            outcome = self._collect(self.busy)
-            if outcome is None:
+            outcomes = self._collect(self.busy)
+            if outcomes is None:
                 return
             self.busy = None
-            yield self.errand, outcome
+            yield from ((self.errand, outcome) for outcome in outcomes)
         while self.waiting and not self.busy:
-            job = self.waiting.pop(0)
-            reason = self._orders.out_of_time()
+            jobs = self.waiting.pop(0)
+            reason = self._orders.out_of_time() or self._hindrance(jobs[0])
             if reason:
-                yield self.errand, Outcome(skipped=Skipped(job=job, reason=reason))
-            elif self._node is None:
-                yield self.errand, Outcome(skipped=Skipped(job=job, reason="its node has left the cluster"))
+                yield from ((self.errand, Outcome(skipped=Skipped(job=job, reason=reason))) for job in jobs)
             else:
-                self._start(job)
+                self._start(jobs)
+
+    def _hindrance(self, job: Job) -> str | None:
+        if self._node is None:
+            return "its node has left the cluster"
+        return self.errand.refusal(job, self._orders) or (_ONE_GPU if _takes_peers(job, self._device) else None)
 
     def close(self) -> None:
         """Give the device back."""
@@ -170,34 +212,44 @@ class _Queue:
             self._ray.kill(self._lease)
             self._lease = None
 
-    def _start(self, job: Job) -> None:
+    def _start(self, jobs: tuple[Job, ...]) -> None:
         first = self._lease is None
         if first and self._node is not None:
             gpus = 1 if self._device.kind == "cuda" and self._node["Resources"].get("GPU") else 0
             self._lease = _actor(self._ray, self._node, (self._device.kind,), gpus=gpus)
-        self._orders.started(job)
-        request = tuple(map(codec.encode, (job, self._device, self._orders.effort)))
-        allowed = deadline_s(self._orders.effort, self._device) + _GRACE_S + (_LEASE_S if first else 0)
+        for job in jobs:
+            self._orders.started(job)
+        request = tuple(map(codec.encode, (jobs, self._device, self._orders.effort)))
+        # A batch that broke is tried again job by job, each within a deadline of its own.
+        tries = deadline_s(self._orders.effort, self._device, jobs) + sum(
+            deadline_s(self._orders.effort, self._device, [job]) for job in jobs[1:]
+        )
+        allowed = tries + _GRACE_S + (_LEASE_S if first else 0)
         began = time.monotonic()
-        ref = self._lease.measure.remote(*request)
-        self.busy = _Busy(job=job, ref=ref, started_at=now(), began=began, deadline=began + allowed)
+        ref = self._lease.measure.remote(*request, self.errand.idle_w(jobs[0]))
+        self.busy = _Busy(jobs=jobs, ref=ref, started_at=now(), began=began, deadline=began + allowed)
 
-    def _collect(self, busy: _Busy) -> Outcome | None:
+    def _collect(self, busy: _Busy) -> tuple[Outcome, ...] | None:
         done, _ = self._ray.wait([busy.ref], timeout=0)
         if not done and time.monotonic() < busy.deadline:
             return None
         try:
             if not done:
                 return self._lost(busy, "timeout", "its lease did not answer in time and was killed")
-            return answered(self._ray.get(busy.ref, timeout=_GRACE_S), busy.job)
+            outcomes = answered(self._ray.get(busy.ref, timeout=_GRACE_S), busy.jobs)
+            if len(outcomes) < len(busy.jobs):
+                return self._lost(busy, "crashed", "its lease did not answer with an outcome for each job")
         except (self._ray.exceptions.RayError, ForgeryError, TypeError) as err:  # a killed call may "return" None
             return self._lost(busy, "crashed", f"its lease was lost: {type(err).__name__}")
+        return outcomes
 
-    def _lost(self, busy: _Busy, how: FailureKind, reason: str) -> Outcome:
-        self.close()  # the next job gets a new lease
+    def _lost(self, busy: _Busy, how: FailureKind, reason: str) -> tuple[Outcome, ...]:
+        self.close()  # the next jobs get a new lease
         elapsed_s = time.monotonic() - busy.began
-        failed = Failed(job=busy.job, started_at=busy.started_at, elapsed_s=elapsed_s, outcome=how, reason=reason)
-        return Outcome(failed=failed)
+        return tuple(
+            Outcome(failed=Failed(job=job, started_at=busy.started_at, elapsed_s=elapsed_s, outcome=how, reason=reason))
+            for job in busy.jobs
+        )
 
 
 class _Remote:
@@ -206,14 +258,14 @@ class _Remote:
     def __init__(self, kinds: tuple[DeviceKind, ...]) -> None:
         self._lease = Lease(kinds)
 
-    def inspect(self) -> bytes:
-        return codec.encode(self._lease.inspect())
+    def inspect(self, idle_s: float) -> bytes:
+        return codec.encode(self._lease.inspect(idle_s))
 
-    def measure(self, job: bytes, device: bytes, effort: bytes) -> bytes:
-        args = codec.decode(job, Job), codec.decode(device, Device), codec.decode(effort, Effort)
+    def measure(self, jobs: bytes, device: bytes, effort: bytes, idle_w: float | None) -> bytes:
+        args = codec.decode(jobs, tuple[Job, ...]), codec.decode(device, Device), codec.decode(effort, Effort)
         if b"OMP_NUM_THREADS=" not in Path("/proc/self/environ").read_bytes():
             os.environ.pop("OMP_NUM_THREADS", None)  # before each call Ray sets it to 1: BLAS would use one core
-        return codec.encode(self._lease.measure(*args))
+        return b"".join(codec.encode(outcome) + b"\n" for outcome in self._lease.measure_together(*args, idle_w=idle_w))
 
 
 def _actor(ray: Any, node: Any, kinds: tuple[DeviceKind, ...], *, gpus: int = 0) -> Any:

@@ -37,7 +37,7 @@ _SECRET = ("RAY_", "AWS_", "HARNESS_KEY")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a task ended."""
+    """How a task ended; `result` is what it had said until then."""
 
     how: Literal["ok"] | FailureKind
     result: bytes
@@ -157,9 +157,9 @@ class Nursery:
         if _receive(sock, time.monotonic() + _START_S) is None:
             self.close()  # not even SIGKILL ended it, or the nursery is gone; the next task gets a new one
         if end == "late":
-            return _ended("timeout", b"", f"still running after {deadline_s:.0f} s: killed", began)
+            return _ended("timeout", result, f"still running after {deadline_s:.0f} s: killed", began)
         why = _why(_LOST, log) if end == "lost" else f"its result is larger than {_MAX_RESULT} bytes"
-        return _ended("crashed", b"", why, began)
+        return _ended("crashed", result, why, began)
 
 
 def _attend(
@@ -174,7 +174,7 @@ def _attend(
     while len(result) <= _MAX_RESULT:
         ready, _, _ = select.select(open_ends, [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            return b"", "late"
+            return bytes(result), "late"
         if pipe in ready:
             part = pipe.read(1 << 20)
             result += part
@@ -190,8 +190,8 @@ def _judge(code: int, result: bytes, log: IO[bytes], began: float) -> Ended:
     if code == 0:
         return _ended("ok", result, "", began)
     if code == -signal.SIGKILL:
-        return _ended("out_of_memory", b"", "killed from outside, most likely because memory ran out", began)
-    return _ended("crashed", b"", _why(f"signal {_signal(-code)}" if code < 0 else f"exit code {code}", log), began)
+        return _ended("out_of_memory", result, "killed from outside, most likely because memory ran out", began)
+    return _ended("crashed", result, _why(f"signal {_signal(-code)}" if code < 0 else f"exit code {code}", log), began)
 
 
 def _signal(number: int) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Self
 
 from harness import codec
 from harness.cluster.isolate import Nursery
 from harness.cluster.plan import deadline_s
-from harness.cluster.task import Inventory, Task, environment_for
+from harness.cluster.task import Inventory, Task, answered, environment_for
 from harness.errors import FailureError, ForgeryError
-from harness.measure.rounds import Effort
+from harness.measure.rounds import Effort, adapted
 from harness.measure.runner import now
 from harness.model import Device, DeviceKind, Failed, Job, Outcome
 from harness.proof.verify import job_of
 
-__all__ = ["Lease", "answered"]
+__all__ = ["Lease"]
 
 _INSPECT_S = 120.0
 
@@ -39,41 +39,63 @@ class Lease:
         """End whatever still runs."""
         self._nursery.close()
 
-    def inspect(self) -> Inventory:
+    def inspect(self, idle_s: float = 0.0) -> Inventory:
         """Find out what this node has, in a process to spare: a driver that hangs or crashes hurts nobody else.
+
+        With `idle_s` the devices are watched at rest for so long, each in its turn.
 
         Raises:
             FailureError: that process crashed or did not end.
         """
-        ended = self._nursery.run(codec.encode(Task(kind="inspect")), deadline_s=_INSPECT_S)
+        ended = self._nursery.run(codec.encode(Task(kind="inspect", idle_s=idle_s)), deadline_s=_INSPECT_S)
         if ended.how != "ok":
             msg = f"cannot inspect this node's devices: {ended.why}"
             raise FailureError(msg)
         return codec.decode(ended.result, Inventory)
 
-    def measure(self, job: Job, device: Device, effort: Effort) -> Outcome:
-        """Carry out one job. However it ends, that is its outcome."""
-        started_at = now()
-        task = codec.encode(Task(kind="measure", job=job, device=device, effort=effort))
-        ended = self._nursery.run(task, deadline_s=deadline_s(effort, device), env=environment_for(device))
+    def measure(self, job: Job, device: Device, effort: Effort, peers: Sequence[str] = ()) -> Outcome:
+        """Carry out one job, which sees its device and these other GPUs. However it ends, that is its outcome."""
+        (outcome,) = self.measure_together([job], device, effort, peers=peers)
+        return outcome
+
+    def measure_together(
+        self,
+        jobs: Sequence[Job],
+        device: Device,
+        effort: Effort,
+        *,
+        peers: Sequence[str] = (),
+        idle_w: float | None = None,
+    ) -> tuple[Outcome, ...]:
+        """Carry out jobs of one device in one process, taking turns; return as many outcomes, in any order.
+
+        Whatever goes wrong in company is tried again alone, in a process of its own: one job's crash is no other's failure.
+        """
+        started_at, effort = now(), adapted(effort, device.kind)
+        task = codec.encode(Task(kind="measure", jobs=tuple(jobs), device=device, effort=effort, idle_w=idle_w))
+        deadline = deadline_s(effort, device, jobs)
+        ended = self._nursery.run(task, deadline_s=deadline, env=environment_for(device, peers))
         how, why = ended.how, ended.why
+        outcomes: tuple[Outcome, ...] = ()
+        try:
+            outcomes = answered(ended.result, jobs)
+        except ForgeryError as err:
+            how, why = "crashed", f"the process did not answer with this job's outcome: {err}"
+        if how == "ok" and len(outcomes) < len(jobs):
+            how, why = "crashed", "the process did not answer with this job's outcome"
+        kept = [o for o in outcomes if len(jobs) == 1 or not _may_be_anothers_fault(o)]
+        ours = [job_of(o) for o in kept]
+        missing = [job for job in jobs if job not in ours]
+        if len(jobs) > 1:
+            again = [self.measure_together([job], device, effort, peers=peers, idle_w=idle_w) for job in missing]
+            return (*kept, *(o for alone in again for o in alone))
         if how == "ok":
-            try:
-                return answered(ended.result, job)
-            except ForgeryError as err:
-                how, why = "crashed", f"the process did not answer with this job's outcome: {err}"
-        failed = Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why)
-        return Outcome(failed=failed)
+            return tuple(kept)
+        return tuple(
+            Outcome(failed=Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why))
+            for job in missing
+        ) or tuple(kept)
 
 
-def answered(data: bytes, job: Job) -> Outcome:
-    """Read the outcome of a job from the bytes that came back for it.
-
-    Raises:
-        ForgeryError: they are no outcome, or another job's.
-    """
-    outcome = codec.decode(data, Outcome)
-    if job_of(outcome) != job:
-        what = "not the outcome of the job that was asked for"
-        raise ForgeryError(what)
-    return outcome
+def _may_be_anothers_fault(outcome: Outcome) -> bool:
+    return outcome.failed is not None and outcome.failed.outcome != "wrong_answer"

@@ -105,7 +105,9 @@ def _child(sock: socket.socket, env: dict[str, str], task_fd: int, result_fd: in
         from harness.cluster.task import perform
 
         with os.fdopen(task_fd, "rb") as task, os.fdopen(result_fd, "wb") as result:
-            result.write(perform(task.read()))
+            for answer in perform(task.read()):
+                result.write(answer)
+                result.flush()  # what is measured is told at once: a crash later on cannot take it back
         code = 0
     except BaseException:  # noqa: BLE001 - nothing may unwind into the nursery's own loop
         import traceback

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from harness import codec, registry
 from harness.errors import MisuseError
 from harness.measure.rounds import EFFORTS, Effort
-from harness.model import Device, Job, Params
+from harness.model import Device, Job, Params, Regime
 
-__all__ = ["check", "choose", "deadline_s", "effort_for", "plan", "seed_or_fresh"]
+__all__ = ["batches", "check", "choose", "deadline_s", "effort_for", "plan", "seed_or_fresh"]
 
 _SEED = re.compile(r"[0-9a-f]{1,64}")
+_TOGETHER = 4  # jobs that take turns: enough to space each one's rounds, few enough to fit into memory
 _SETUP_S = 1.5  # of a job on a CPU, besides timing: inputs, compilation, checks
 _BUDGET_LEAST_S = 0.1
 
@@ -61,7 +62,7 @@ def choose(devices: Sequence[Device], selector: str) -> tuple[Device, ...]:
 
 
 def plan(devices: Sequence[Device], names: Sequence[str], preset: str, seed: str) -> tuple[Job, ...]:
-    """Lay out the jobs: device by device, and on each the first point of every benchmark before any second one.
+    """Lay out the jobs: device by device, and on each the first point of every benchmark before any second one; soaked ones last.
 
     A run that is cut short then knows a little of everything. An emulated device gets each benchmark's smallest size.
 
@@ -75,17 +76,31 @@ def plan(devices: Sequence[Device], names: Sequence[str], preset: str, seed: str
             (rank, bench, params)
             for bench in found
             for rank, params in enumerate(
-                registry.points(bench, device.kind, quick=preset == "quick", small=device.emulated)
+                registry.points(bench, device, quick=preset == "quick", small=device.emulated)
             )
         ]
-        for _, bench, params in sorted(ranked, key=lambda r: (r[0], r[1].name)):
-            jobs.append(_job(bench, params, device, seed))
+        ordered = sorted(ranked, key=lambda r: (r[0], r[1].name))
+        jobs += [_job(bench, params, device, seed, "burst") for _, bench, params in ordered]
+        jobs += [
+            _job(bench, params, device, seed, "sustained")
+            for _, bench, params in ordered
+            if preset != "quick" and _priced(bench, params, device)
+        ]
     return tuple(jobs)
 
 
-def _job(bench: registry.Benchmark, params: Params, device: Device, seed: str) -> Job:
-    own = codec.digest([seed, bench.name, bench.version, dict(params)])[:16]
-    return Job(benchmark=bench.name, version=bench.version, params=params, device_uuid=device.uuid, seed=own)
+def _priced(bench: registry.Benchmark, params: Params, device: Device) -> bool:
+    """Tell whether a point is also measured soaked: those of preset `quick` of the benchmarks that ask for it."""
+    if not bench.sustained:
+        return False
+    return params in registry.points(bench, device, quick=True, small=device.emulated)
+
+
+def _job(bench: registry.Benchmark, params: Params, device: Device, seed: str, regime: Regime) -> Job:
+    own = codec.digest([seed, bench.name, bench.version, dict(params), regime])[:16]
+    return Job(
+        benchmark=bench.name, version=bench.version, params=params, device_uuid=device.uuid, seed=own, regime=regime
+    )
 
 
 def effort_for(preset: str, budget_s: float | None, job_count: int) -> Effort:
@@ -108,6 +123,29 @@ def effort_for(preset: str, budget_s: float | None, job_count: int) -> Effort:
     return replace(effort, warmup_s=effort.warmup_s * scale, budget_s=effort.budget_s * scale)
 
 
-def deadline_s(effort: Effort, device: Device) -> float:
-    """Return how long a job may take before it is given up: generous, since a hang never ends and slowness does."""
-    return (600.0 if device.emulated else 120.0) + 10 * (effort.warmup_s + effort.budget_s)
+def deadline_s(effort: Effort, device: Device, jobs: Sequence[Job] = ()) -> float:
+    """Return how long jobs may take before they are given up: generous, since a hang never ends and slowness does."""
+    burst_s = 10 * (effort.warmup_s + effort.budget_s)
+    soaking_s = effort.soak_max_s + effort.energy_s + effort.cool_max_s
+    lasting = sum(burst_s + (soaking_s if job.regime == "sustained" else 0.0) for job in jobs) if jobs else burst_s
+    return (600.0 if device.emulated else 120.0) + lasting
+
+
+def batches(jobs: Sequence[Job]) -> Iterator[tuple[Job, ...]]:
+    """Cut a device's jobs into those that are measured together, taking turns.
+
+    A sustained job has the device for itself; so has one that takes the node's other GPUs too, since its process sees more of them.
+    """
+    known = registry.benchmarks()
+    waiting: list[Job] = []
+    for job in jobs:
+        alone = job.regime == "sustained" or (job.benchmark in known and known[job.benchmark].peers)
+        if waiting and (alone or len(waiting) == _TOGETHER or job.device_uuid != waiting[0].device_uuid):
+            yield tuple(waiting)
+            waiting = []
+        if alone:
+            yield (job,)
+        else:
+            waiting.append(job)
+    if waiting:
+        yield tuple(waiting)

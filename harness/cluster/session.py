@@ -76,6 +76,7 @@ def run(
     resume: str | Path | None = None,
     key: str | Path | None = None,
     node: str | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Finished, ...]:
     """Measure, and write one sealed report a node.
@@ -91,6 +92,7 @@ def run(
         resume: an unfinished report to finish, with the plan, preset and seed it has.
         key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.
         node: label of this node in its report; by default its host name.
+        force: measure also a device that the preflight advises against.
         progress: whoever wants to follow.
 
     Returns:
@@ -105,15 +107,15 @@ def run(
         journal = reopen(resume, signing)
         preset = journal.report.preset
         with _reach(ray) as cluster:
-            tasks = [(_rest(journal, _inspect(cluster)), journal)]
-            return _carry_out(tasks, preset, cluster, budget_s, follower)
+            tasks = [(_rest(journal, _inspect(cluster, _idle_s(preset))), journal)]
+            return _carry_out(tasks, preset, cluster, budget_s, follower, force=force)
     digits = seed_or_fresh(seed)
     check(names, preset, budget_s)
     folder = prepare_folder(out)
     with _reach(ray) as cluster:
-        found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster)]
+        found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
         tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(found, device)]
-        return _carry_out(tasks, preset, cluster, budget_s, follower)
+        return _carry_out(tasks, preset, cluster, budget_s, follower, force=force)
 
 
 def _reach(ray: str | None) -> AbstractContextManager[Any]:
@@ -121,8 +123,12 @@ def _reach(ray: str | None) -> AbstractContextManager[Any]:
     return connect(ray) if ray else nullcontext()
 
 
-def _inspect(cluster: Any) -> tuple[Inventory, ...]:
-    return inspect_on_ray(cluster) if cluster else inspect_here()
+def _inspect(cluster: Any, idle_s: float = 0.0) -> tuple[Inventory, ...]:
+    return inspect_on_ray(cluster, idle_s) if cluster else inspect_here(idle_s)
+
+
+def _idle_s(preset: str) -> float:
+    return effort_for(preset, None, 1).idle_s
 
 
 def _key(path: str | Path | None) -> Key | None:
@@ -155,12 +161,13 @@ def _begin(
     jobs = plan(chosen, names, preset, seed)
     created_at = now()
     head = Report(
-        schema="harness.report/1",
+        schema="harness.report/2",
         created_at=created_at,
         sealed_at=created_at,
         node=inventory.node,
         environment=inventory.environment,
         devices=chosen,
+        preflight=tuple(seen for seen in inventory.preflight if seen.device_uuid in {d.uuid for d in chosen}),
         emulated=any(d.emulated for d in chosen),
         preset=preset,
         seed=seed,
@@ -185,14 +192,23 @@ def _rest(journal: Journal, found: Sequence[Inventory]) -> Errand:
 
 
 def _carry_out(
-    tasks: Sequence[tuple[Errand, Journal]], preset: str, cluster: Any, budget_s: float | None, follower: Progress
+    tasks: Sequence[tuple[Errand, Journal]],
+    preset: str,
+    cluster: Any,
+    budget_s: float | None,
+    follower: Progress,
+    *,
+    force: bool,
 ) -> tuple[Finished, ...]:
     jobs = [job for errand, _ in tasks for job in errand.jobs]
     journals = {errand.inventory.node.name + (errand.inventory.place or ""): journal for errand, journal in tasks}
     already = sum(len(journal.report.outcomes) for _, journal in tasks)
     follower.planned([d for _, journal in tasks for d in journal.report.devices], jobs, already)
     orders = Orders(
-        effort=effort_for(preset, budget_s, len(jobs)), started=follower.started, out_of_time=_clock(budget_s)
+        effort=effort_for(preset, budget_s, len(jobs)),
+        started=follower.started,
+        out_of_time=_clock(budget_s),
+        force=force,
     )
     errands = [errand for errand, _ in tasks]
     for errand, outcome in run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders):

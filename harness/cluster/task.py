@@ -6,30 +6,33 @@ import os
 import platform
 import socket
 import time
-import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from harness import codec
 from harness.device import identity
 from harness.device.cpu import CpuDevice, meminfo_bytes
-from harness.device.cuda import CudaDevice, is_out_of_memory
+from harness.device.cuda import CudaDevice
+from harness.device.preflight import neighbours, objections
 from harness.device.rapl import CpuSensors
-from harness.device.sampler import SilentSensors
-from harness.device.sensors import NvmlSensors, nvml_status
-from harness.errors import FailureError, HarnessError
+from harness.device.sampler import Sampler, SilentSensors
+from harness.device.sensors import GpuProcess, NvmlSensors, nvml_devices, nvml_status
+from harness.errors import FailureError, ForgeryError
+from harness.measure.energy import idle_power_w
 from harness.measure.rounds import Effort
-from harness.measure.runner import measure, now
-from harness.model import Device, Environment, Failed, Job, Node, Outcome
+from harness.measure.runner import measure_together
+from harness.model import Device, Environment, Job, Node, Outcome, Preflight, TelemetrySample
+from harness.proof.verify import job_of
 
 if TYPE_CHECKING:
     from harness.device.backend import Backend
     from harness.device.sampler import Sensors
 
-__all__ = ["Inventory", "Task", "environment_for", "perform"]
+__all__ = ["Inventory", "Task", "answered", "environment_for", "perform"]
 
 _NAMED = ("numpy", "numba", "ray", "pandas", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "nvidia-ml-py")
 
@@ -39,9 +42,11 @@ class Task:
     """A request to an isolated process."""
 
     kind: Literal["inspect", "measure"]
-    job: Job | None = None
+    jobs: tuple[Job, ...] = ()
     device: Device | None = None
     effort: Effort | None = None
+    idle_w: float | None = None
+    idle_s: float = 0.0  # how long to watch the devices at rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,41 +57,50 @@ class Inventory:
     place: str | None = None
     environment: Environment
     devices: tuple[Device, ...]
+    preflight: tuple[Preflight, ...] = ()
+
+    def seen(self, uuid: str) -> Preflight | None:
+        """Return what was seen of a device before it had work."""
+        return next((p for p in self.preflight if p.device_uuid == uuid), None)
 
 
-def environment_for(device: Device | None) -> dict[str, str]:
-    """Return the variables that make one GPU, named by its UUID, the only one a process sees."""
-    return {"CUDA_VISIBLE_DEVICES": device.uuid} if device and device.kind == "cuda" else {}
+def environment_for(device: Device | None, peers: Sequence[str] = ()) -> dict[str, str]:
+    """Return the variables that make one GPU the only one a process sees, or the first, before its peers; all named by UUID."""
+    return {"CUDA_VISIBLE_DEVICES": ",".join((device.uuid, *peers))} if device and device.kind == "cuda" else {}
 
 
-def perform(request: bytes) -> bytes:
-    """Carry out a task, given and answered as canonical bytes: an `Inventory` or an `Outcome`."""
+def perform(request: bytes) -> Iterator[bytes]:
+    """Carry out a task given as canonical bytes; yield its answers likewise: an `Inventory`, or an `Outcome` a line."""
     task = codec.decode(request, Task)
     if task.kind == "inspect":
-        return codec.encode(_inspect())
-    if task.job is None or task.device is None or task.effort is None:
-        msg = "a measuring task names a job, a device and an effort"
+        yield codec.encode(_inspect(task.idle_s))
+        return
+    if not task.jobs or task.device is None or task.effort is None:
+        msg = "a measuring task names jobs, a device and an effort"
         raise FailureError(msg)
-    return codec.encode(_measure(task.job, task.device, task.effort))
+    with closing(_sensors(task.device)) as sensors:
+        backend = _open(task.device)
+        for outcome in measure_together(task.jobs, backend, sensors, task.effort, idle_w=task.idle_w):
+            yield codec.encode(outcome) + b"\n"  # canonical JSON has no line breaks of its own
 
 
-def _measure(job: Job, device: Device, effort: Effort) -> Outcome:
-    started_at, began = now(), time.perf_counter()
-    try:
-        with closing(_sensors(device)) as sensors:
-            return measure(job, _open(device), sensors, effort)
-    except Exception as err:  # noqa: BLE001 - whatever a benchmark raises is an outcome
-        kind: Literal["out_of_memory", "failed"] = "out_of_memory" if is_out_of_memory(err) else "failed"
-        reason = str(err) if isinstance(err, HarnessError) else _where(err)
-        elapsed_s = time.perf_counter() - began
-        return Outcome(failed=Failed(job=job, started_at=started_at, elapsed_s=elapsed_s, outcome=kind, reason=reason))
+def answered(data: bytes, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
+    """Read the outcomes, one a line, that came back for some jobs; the last line may be cut short.
 
-
-def _where(err: Exception) -> str:
-    """Say what broke and in which line: a benchmark's author needs both, in one line and of bearable length."""
-    last = traceback.extract_tb(err.__traceback__)[-1]
-    said = " ".join(str(err).encode(errors="replace").decode().split())[:500]  # a file's name may hold half a surrogate
-    return f"{type(err).__name__}: {said} ({Path(last.filename).name}:{last.lineno})"
+    Raises:
+        ForgeryError: a line is no outcome, or one of a job that was not asked for, or that has answered before.
+    """
+    outcomes: list[Outcome] = []
+    open_jobs = list(jobs)
+    for line in data.split(b"\n")[:-1]:
+        outcome = codec.decode(line, Outcome)
+        job = job_of(outcome)
+        if job is None or job not in open_jobs:
+            what = "not the outcome of a job that was asked for"
+            raise ForgeryError(what)
+        open_jobs.remove(job)
+        outcomes.append(outcome)
+    return tuple(outcomes)
 
 
 def _open(device: Device) -> Backend:
@@ -99,8 +113,44 @@ def _sensors(device: Device) -> Sensors:
     return SilentSensors() if nvml_status() else NvmlSensors(device.uuid)
 
 
-def _inspect() -> Inventory:
-    return Inventory(node=Node(name=socket.gethostname()), environment=_environment(), devices=identity.devices())
+def _inspect(idle_s: float) -> Inventory:
+    """Look at the devices: first at rest and from outside, then opened."""
+    environment = _environment()
+    watched = {device.uuid: watch(device, idle_s) for device in nvml_devices() if device.unusable_reason is None}
+    devices = identity.devices()
+    return Inventory(
+        node=Node(name=socket.gethostname()),
+        environment=environment,
+        devices=devices,
+        preflight=tuple(_preflight(device, watched.get(device.uuid), environment, idle_s) for device in devices),
+    )
+
+
+def _preflight(device: Device, seen: Watched | None, environment: Environment, idle_s: float) -> Preflight:
+    """Put together what speaks against measuring a device; the node's own troubles are told once, with its CPU."""
+    if device.kind == "cpu":
+        seen = watch(device, idle_s)
+    samples, processes = (seen.samples, seen.processes) if seen else ((), None)
+    host = environment if device.kind == "cpu" else None
+    return Preflight(
+        device_uuid=device.uuid,
+        idle_power_w=idle_power_w(samples) if idle_s else None,
+        notes=objections(device, samples, processes=processes, environment=host),
+    )
+
+
+class Watched(NamedTuple):
+    """What the sensors of a device at rest said, and who else computes on it."""
+
+    samples: tuple[TelemetrySample, ...]
+    processes: tuple[GpuProcess, ...] | None
+
+
+def watch(device: Device, idle_s: float) -> Watched:
+    """Watch a device at rest."""
+    with closing(_sensors(device)) as sensors, Sampler(sensors) as sampler:
+        time.sleep(idle_s)
+    return Watched(sampler.samples, neighbours(device))
 
 
 def _environment() -> Environment:

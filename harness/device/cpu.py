@@ -19,7 +19,7 @@ from harness.device.rng import Rng
 from harness.model import Device
 
 if TYPE_CHECKING:
-    from harness.device.backend import Array, Launcher, Stopwatch
+    from harness.device.backend import Array, CudaSource, Launcher, Stamp, Stopwatch
 
 __all__ = ["CpuDevice", "cpu_device", "meminfo_bytes"]
 
@@ -27,6 +27,8 @@ __all__ = ["CpuDevice", "cpu_device", "meminfo_bytes"]
 class _Watch:
     device_s = 0.0
     host_s = 0.0
+    held = False
+    expired = False
 
 
 class CpuDevice:
@@ -72,13 +74,29 @@ class CpuDevice:
 
         return launch
 
+    def load(self, source: CudaSource) -> Launcher:
+        """Take the source's twin, which has no grid."""
+
+        def launch(blocks: int, threads: int, *args: object, shared_bytes: int = 0) -> None:  # noqa: ARG001
+            source.twin(*args)
+
+        return launch
+
     @contextmanager
-    def stopwatch(self) -> Iterator[Stopwatch]:
+    def stopwatch(self, *, hold: bool = False) -> Iterator[Stopwatch]:  # noqa: ARG002 - there is nothing to hold
         """Time with the host's clock: on a CPU both readings are the same."""
         watch = _Watch()
         start = time.perf_counter()
         yield watch
         watch.host_s = watch.device_s = time.perf_counter() - start
+
+    def stamp(self) -> Stamp | None:
+        """Return None: what a CPU lets a program read counts at a fixed rate, whatever its cores do."""
+        return None
+
+    def clock_mhz(self, first: Stamp | None, last: Stamp | None) -> float | None:  # noqa: ARG002
+        """Return None."""
+        return None
 
     def synchronize(self) -> None:
         """Do nothing: a call on a CPU has finished when it returns."""

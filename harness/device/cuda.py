@@ -14,22 +14,67 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.device.clocks import HOLD, STAMP, mean_clock_mhz
 from harness.device.rng import Rng
 from harness.errors import FailureError
 from harness.model import Device
 
 if TYPE_CHECKING:
-    from harness.device.backend import Array, Launcher, Stopwatch
+    from harness.device.backend import Array, CudaSource, Launcher, Stamp, Stopwatch
 
 __all__ = ["CudaDevice", "cuda_devices", "cuda_status", "is_out_of_memory"]
 
 _BLOCK = 256
 _BLOCKS_PER_SM = 16
+_HOLD_LIMIT_NS = 5_000_000_000
+_PROBE_S = 0.004
 
 
 class _Watch:
     device_s = 0.0
     host_s = 0.0
+    held = False
+    expired = False
+
+
+class _Holder:
+    """Holds the stream back until it is let go. Exists only where a launch returns before the kernel has ended."""
+
+    def __init__(self, backend: CudaDevice) -> None:
+        self._launch = backend.load(HOLD)
+        self._memory = backend.xp.cuda.alloc_pinned_memory(16)  # the GPU reads it under the same address
+        self._words = np.frombuffer(self._memory, dtype=np.uint64, count=2)
+        self._words[:] = 0
+        self._ticket = 0
+        self.works = self._probe(backend)
+
+    def _probe(self, backend: CudaDevice) -> bool:
+        """Try it with a short limit: under CUDA_LAUNCH_BLOCKING, or in an emulator, a launch waits for the kernel's end."""
+        self._launch(1, 1, *self._arguments(1))  # the first launch loads the kernel, which takes its own time
+        self.release()
+        backend.synchronize()
+        fastest_s = _PROBE_S
+        for _ in range(3):
+            start = time.perf_counter()
+            self._launch(1, 1, *self._arguments(int(_PROBE_S * 1e9)))
+            fastest_s = min(fastest_s, time.perf_counter() - start)
+            self.release()
+            backend.synchronize()
+        return fastest_s < _PROBE_S / 2
+
+    def _arguments(self, limit_ns: int) -> tuple[np.uint64, ...]:
+        self._ticket += 1
+        address = self._words.ctypes.data
+        return np.uint64(address), np.uint64(self._ticket), np.uint64(limit_ns), np.uint64(address + 8)
+
+    def hold(self) -> None:
+        self._launch(1, 1, *self._arguments(_HOLD_LIMIT_NS))
+
+    def release(self) -> None:
+        self._words[0] = self._ticket
+
+    def expired(self) -> bool:
+        return int(self._words[1]) == self._ticket
 
 
 class CudaDevice:
@@ -41,6 +86,8 @@ class CudaDevice:
         self.device = device
         self.xp: Any = cupy
         self._entries: dict[Callable[..., None], Any] = {}
+        self._stamper: Launcher | None = None
+        self._holder: _Holder | None = None
         self._sms = int(cupy.cuda.Device(0).attributes["MultiProcessorCount"])
 
     def rng(self, seed: int) -> Rng:
@@ -79,19 +126,57 @@ class CudaDevice:
 
         return launch
 
+    def load(self, source: CudaSource) -> Launcher:
+        """Compile with NVRTC, now: a kernel that were loaded at its first launch could wait for one that waits for it."""
+        module = self.xp.RawModule(code=source.text, options=source.options)
+        kernel = module.get_function(source.name)
+
+        def launch(blocks: int, threads: int, *args: object, shared_bytes: int = 0) -> None:
+            kernel((blocks,), (threads,), args, shared_mem=shared_bytes)
+
+        return launch
+
     @contextmanager
-    def stopwatch(self) -> Iterator[Stopwatch]:
+    def stopwatch(self, *, hold: bool = False) -> Iterator[Stopwatch]:
         """Time with a pair of events, and with the host's clock around a wait for both."""
+        holder = self._holding() if hold else None
         event = self.xp.cuda.Event
         first, last, watch = event(), event(), _Watch()
         self.synchronize()
+        if holder:
+            holder.hold()
         start = time.perf_counter()
         first.record()
-        yield watch
-        last.record()
+        try:
+            yield watch
+            last.record()
+        finally:
+            if holder:
+                start = time.perf_counter()
+                holder.release()
         last.synchronize()
         watch.host_s = time.perf_counter() - start
         watch.device_s = self.xp.cuda.get_elapsed_time(first, last) / 1e3
+        if holder:
+            watch.held, watch.expired = True, holder.expired()
+
+    def _holding(self) -> _Holder | None:
+        if self._holder is None:
+            self._holder = _Holder(self)
+        return self._holder if self._holder.works else None
+
+    def stamp(self) -> Stamp | None:
+        """Read the cycle counter of every multiprocessor: twice as many blocks as there are, so that few are missed."""
+        if self._stamper is None:
+            self._stamper = self.load(STAMP)
+        blocks = 2 * self._sms
+        out = self.xp.empty((blocks, 3), dtype=np.uint64)
+        self._stamper(blocks, 32, out)
+        return out
+
+    def clock_mhz(self, first: Stamp | None, last: Stamp | None) -> float | None:
+        """Return the mean clock between two stamps, over the multiprocessors that stand in both."""
+        return None if first is None or last is None else mean_clock_mhz(self.to_host(first), self.to_host(last))
 
     def synchronize(self) -> None:
         """Wait for the GPU."""

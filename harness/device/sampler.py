@@ -104,6 +104,7 @@ class Sampler:
         self._sensors = sensors
         self._patience_s = patience_s
         self._samples: list[TelemetrySample] = []
+        self._turn = threading.Lock()
         self._lost: str | None = None
         self._odd: str | None = None  # the last read's error, if it was not a loss
         self._stop = threading.Event()
@@ -118,11 +119,19 @@ class Sampler:
     @property
     def lost(self) -> str | None:
         """Why the sensors stopped answering, or None while they do."""
-        return self._lost
+        return self._lost or self._odd
 
     def at_s(self) -> float:
         """Return the seconds since entry, on the samples' own clock."""
         return time.perf_counter() - self._start_s
+
+    def take(self) -> float:
+        """Read the sensors now, from the caller's own thread, and return when: what happens between two takes has samples at both ends."""
+        return self._take()
+
+    def between(self, start_s: float, end_s: float) -> tuple[TelemetrySample, ...]:
+        """Return what was read from one moment to another."""
+        return tuple(s for s in self.samples if start_s <= s.at_s <= end_s)
 
     def __enter__(self) -> Self:
         """Take the first sample, before any work can start, and go on in a thread."""
@@ -150,9 +159,17 @@ class Sampler:
             if stopping:
                 return
 
-    def _take(self) -> None:
+    def _take(self) -> float:
+        with self._turn:
+            at_s = self.at_s()
+            self._read(at_s)
+            return at_s
+
+    def _read(self, at_s: float) -> None:
+        if self._lost is not None:
+            return
         try:
-            sample = self._sensors.read(self.at_s())
+            sample = self._sensors.read(at_s)
         except SensorsLostError as err:
             self._lost = str(err)
         except Exception as err:  # a measurement outlives any sensor

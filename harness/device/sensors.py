@@ -6,15 +6,26 @@ Not promised: that the values are true. NVML is a library on the provider's mach
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.device.sampler import SensorsLostError
-from harness.model import Device, SensorState, TelemetrySample
+from harness.model import ComputeMode, Device, EnergyScope, SensorState, TelemetrySample
 
-__all__ = ["NvmlSensors", "nvml_devices", "nvml_status", "throttle_names"]
+__all__ = [
+    "GpuProcess",
+    "NvmlSensors",
+    "calibrated",
+    "compute_processes",
+    "nvml_devices",
+    "nvml_status",
+    "throttle_names",
+]
 
 _PCIE_THROUGHPUT_EVERY = 20  # NVML watches the bus for 20 ms a direction; at a sample each 50 ms this is one a second
 
@@ -29,6 +40,28 @@ _THROTTLE_NAMES = {
     0x080: "hw_power_brake",
     0x100: "display_clocks",
 }
+
+# Fields, which one call reads together. Their numbers, too, are NVML's ABI.
+_MEMORY_TEMPERATURE = 82
+_POWER_AVERAGE = 185
+_POWER_INSTANT = 186
+_THROTTLE_FIELDS = {"hw_power_brake": 271, "hw_thermal": 270, "sw_power_cap": 74, "sw_thermal": 269, "sync_boost": 76}
+_FIELDS = (_MEMORY_TEMPERATURE, _POWER_AVERAGE, _POWER_INSTANT, *_THROTTLE_FIELDS.values())
+_FIELD_VALUE = struct.Struct("IIqqIi8s")  # nvmlFieldValue_t: field, scope, time stamp, latency, type, code, value
+_VALUE_TYPES = "dILQqiH"  # in the order of NVML_VALUE_TYPE_*
+_GPU_SCOPE = 0  # a Grace module has scopes for the whole of it and for its memory, too
+
+# What a driver without those fields calls them. It has one counter for heat, by whose hand it does not say.
+_POLICIES = {"sw_power_cap": 0, "sw_thermal": 1, "sync_boost": 2}
+
+_COMPUTE_MODES: Mapping[int, ComputeMode] = {
+    0: "default",
+    1: "exclusive_thread",
+    2: "prohibited",
+    3: "exclusive_process",
+}
+_SLACK = 1.05  # the counters and our clock are not read at the same moment
+_SUPERCHIPS = ("GH200", "GB200", "GB300")  # their module carries a Grace CPU
 
 # NVML's return codes. The names in pynvml are these numbers, which are part of NVML's ABI.
 _UNINITIALIZED = 1
@@ -73,7 +106,8 @@ class NvmlSensors:
 
     Power is the instant value where the driver has one, else `nvmlDeviceGetPowerUsage`, which from Ampere on (but for
     GA100) is a mean over the last second: `capability["power_instant"]` tells which. PCIe throughput is read at each
-    20th sample only, because NVML blocks for 20 ms a direction to measure it; it is None in between.
+    20th sample only, because NVML blocks for 20 ms a direction to measure it; it is None in between. What NVML has as
+    fields comes from one call a sample.
     """
 
     def __init__(self, uuid: str) -> None:
@@ -81,13 +115,15 @@ class NvmlSensors:
         with ExitStack() as stack:
             self._nvml = stack.enter_context(_nvml())
             self._gpu = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            self.capability, self._readers = _probe(self._nvml, self._gpu)
+            self.capability, self._readers, fields = _probe(self._nvml, self._gpu)
+            self._fields = _Fields(self._nvml, self._gpu, fields)
             self._reads = 0
             self._open = stack.pop_all()
 
     def read(self, at_s: float) -> TelemetrySample:
         """Ask each sensor that answered the probe; a passing error costs its own value only."""
         self._reads += 1
+        fields = self._ask_fields()
         pcie_throughput = self._ask("pcie_throughput") if self._reads % _PCIE_THROUGHPUT_EVERY == 0 else None
         busy, memory_busy = self._ask("utilization") or (None, None)
         generation, width = self._ask("pcie_link") or (None, None)
@@ -95,15 +131,17 @@ class NvmlSensors:
         corrected, uncorrected = self._ask("ecc") or (None, None)
         return TelemetrySample(
             at_s=at_s,
-            power_w=self._ask("power"),
+            power_w=fields[_POWER_INSTANT] / 1e3 if _POWER_INSTANT in fields else self._ask("power"),
+            power_average_w=fields[_POWER_AVERAGE] / 1e3 if {_POWER_AVERAGE, _POWER_INSTANT} <= fields.keys() else None,
             energy_j=self._ask("energy"),
             temperature_c=self._ask("temperature"),
-            memory_temperature_c=self._ask("memory_temperature"),
+            memory_temperature_c=fields.get(_MEMORY_TEMPERATURE),
             sm_clock_mhz=self._ask("sm_clock"),
             memory_clock_mhz=self._ask("memory_clock"),
             utilization_fraction=busy,
             memory_utilization_fraction=memory_busy,
             throttle_reasons=self._ask("throttle_reasons"),
+            throttle_s=_throttle_s(fields) or self._ask("throttle_time"),
             pcie_generation=generation,
             pcie_width=width,
             pcie_tx_bytes_per_s=tx,
@@ -125,6 +163,60 @@ class NvmlSensors:
             if err.value in _LOST:
                 raise SensorsLostError(_reason(err)) from err
             return None
+
+    def _ask_fields(self) -> Mapping[int, float]:
+        """Return the fields that answered the probe and answer now. Raises `SensorsLostError`."""
+        try:
+            return self._fields.read()[0]
+        except self._nvml.NVMLError as err:
+            raise SensorsLostError(_reason(err)) from err
+
+
+class _Fields:
+    """Some fields of one GPU, read by one call into a buffer that is filled in once.
+
+    pynvml builds and walks a struct a field at each call, which costs more than all the other sensors of a sample.
+    """
+
+    def __init__(self, nvml: _Nvml, gpu: _Gpu, fields: Collection[int]) -> None:
+        self._nvml = nvml
+        self._gpu = gpu
+        self._fields = fields
+        blank = b"".join(_FIELD_VALUE.pack(field, _GPU_SCOPE, 0, 0, 0, 0, b"") for field in fields)
+        self._buffer = ctypes.create_string_buffer(blank, len(blank))
+        self._call = getattr(nvml.nvmlLib, "nvmlDeviceGetFieldValues", None)
+
+    def read(self) -> tuple[dict[int, float], dict[int, int]]:
+        """Return the values of the fields that answer, and NVML's code of each that does not. Raises for a lost GPU."""
+        code = self._call(self._gpu, len(self._fields), self._buffer) if self._call else _FUNCTION_NOT_FOUND
+        values: dict[int, float] = {}
+        refused: dict[int, int] = {}
+        for field, _, _, _, kind, own, raw in _FIELD_VALUE.iter_unpack(self._buffer):
+            if code in _LOST or own in _LOST:
+                raise self._nvml.NVMLError(code or own)
+            if code or own:
+                refused[field] = code or own
+            else:
+                values[field] = float(struct.unpack_from(_VALUE_TYPES[kind], raw)[0])
+        return values, refused
+
+
+class GpuProcess(NamedTuple):
+    """A process that computes on a GPU, as the host numbers it, and the memory it holds there."""
+
+    pid: int
+    memory_bytes: int | None
+
+
+def compute_processes(uuid: str) -> tuple[GpuProcess, ...] | None:
+    """Return the processes other than this one that compute on a GPU; None where NVML does not say.
+
+    Inside a container NVML shows the host's numbers or nothing at all, so ask before this process opens the GPU.
+    """
+    with suppress(SensorsLostError), _nvml() as nvml:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByUUID(uuid))
+        return tuple(GpuProcess(p.pid, p.usedGpuMemory) for p in running if p.pid != os.getpid())
+    return None
 
 
 def nvml_devices() -> tuple[Device, ...]:
@@ -153,6 +245,21 @@ def throttle_names(mask: int) -> tuple[str, ...]:
     """Name every bit of NVML's clock event mask, sorted; several are set at once, and newer drivers have new ones."""
     bits = (1 << position for position in range(mask.bit_length()))
     return tuple(sorted(_THROTTLE_NAMES.get(bit, f"unknown_{bit:#x}") for bit in bits if mask & bit))
+
+
+def calibrated(delta_counter: float, wall_s: float, *, seen_fraction: float | None = None) -> float | None:
+    """Turn a step of a throttle counter over `wall_s` seconds into seconds; None where its unit cannot be told.
+
+    The counter is `TelemetrySample.throttle_s` in nanoseconds, but drivers of some ages count microseconds. A cause that
+    lasts no longer than the wall time often leaves one unit only; where both fit, `seen_fraction`, the share of samples
+    whose throttle reasons name the cause, decides.
+    """
+    if delta_counter == 0:
+        return 0.0
+    fitting_s = [delta_counter * unit for unit in (1e-9, 1e-6) if 0 < delta_counter * unit <= _SLACK * wall_s]
+    if len(fitting_s) > 1 and seen_fraction is not None:
+        fitting_s = [min(fitting_s, key=lambda s: abs(s - seen_fraction * wall_s))]
+    return min(fitting_s[0], wall_s) if len(fitting_s) == 1 else None
 
 
 @contextmanager
@@ -200,14 +307,26 @@ class _Inquiry:
         milliwatts = self.value(call)
         return milliwatts / 1e3 if milliwatts else None
 
+    def power_limits_w(self) -> tuple[float | None, float | None]:
+        low_and_high = self.value(self.nvml.nvmlDeviceGetPowerManagementLimitConstraints)
+        return (low_and_high[0] / 1e3, low_and_high[1] / 1e3) if low_and_high else (None, None)
+
+    def clock_max_mhz(self, clock: int) -> float | None:
+        mhz = self.value(self.nvml.nvmlDeviceGetMaxClockInfo, self.gpu, clock)
+        return float(mhz) if mhz else None
+
     def mode(self, call: Callable[..., _Value]) -> bool | None:
         now_and_next = self.value(call)
         return bool(now_and_next[0]) if now_and_next else None
 
+    def switch(self, call: Callable[..., _Value]) -> bool | None:
+        state = self.value(call)
+        return None if state is None else bool(state)
+
     def sensors(self) -> Mapping[str, SensorState]:
-        unknown: dict[str, SensorState] = dict.fromkeys(_SENSORS, "error")
-        capability, _ = self.value(_probe, self.nvml, self.gpu) or (unknown, None)
-        return capability
+        unknown: dict[str, SensorState] = dict.fromkeys(_FIELD_SENSORS.keys() | _READERS.keys(), "error")
+        probed = self.value(_probe, self.nvml, self.gpu)
+        return probed[0] if probed else unknown
 
 
 def _device(nvml: _Nvml, index: int) -> Device:
@@ -227,6 +346,9 @@ def _device(nvml: _Nvml, index: int) -> Device:
     memory = ask.value(nvml.nvmlDeviceGetMemoryInfo)
     pci = ask.value(nvml.nvmlDeviceGetPciInfo)
     capability = ask.value(nvml.nvmlDeviceGetCudaComputeCapability)
+    remapped = ask.value(nvml.nvmlDeviceGetRemappedRows) or (None, None, None, None)
+    power_min_w, power_max_w = ask.power_limits_w()
+    sensors = ask.sensors()
     device = Device(
         uuid=ask.text(nvml.nvmlDeviceGetUUID) or f"unknown:{selector}",
         name=name,
@@ -245,25 +367,53 @@ def _device(nvml: _Nvml, index: int) -> Device:
         ecc_enabled=ask.mode(nvml.nvmlDeviceGetEccMode),
         power_limit_w=ask.watts(nvml.nvmlDeviceGetEnforcedPowerLimit),
         power_default_limit_w=ask.watts(nvml.nvmlDeviceGetPowerManagementDefaultLimit),
-        sensors=ask.sensors(),
+        power_min_limit_w=power_min_w,
+        power_max_limit_w=power_max_w,
+        energy_scope=_energy_scope(name) if sensors["energy"] == "ok" else None,
+        memory_bus_bits=ask.value(nvml.nvmlDeviceGetMemoryBusWidth),
+        memory_clock_max_mhz=ask.clock_max_mhz(nvml.NVML_CLOCK_MEM),
+        sm_clock_max_mhz=ask.clock_max_mhz(nvml.NVML_CLOCK_SM),
+        persistence_mode=ask.switch(nvml.nvmlDeviceGetPersistenceMode),
+        compute_mode=_COMPUTE_MODES.get(ask.value(nvml.nvmlDeviceGetComputeMode)),
+        display_active=ask.switch(nvml.nvmlDeviceGetDisplayActive),
+        remapped_corrected_count=remapped[0],
+        remapped_uncorrected_count=remapped[1],
+        remapping_pending=None if remapped[2] is None else bool(remapped[2]),
+        remapping_failed=None if remapped[3] is None else bool(remapped[3]),
+        sensors=sensors,
     )
     return replace(device, unusable_reason=ask.lost)
 
 
-def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, _Reader]]:
-    """Try each sensor once, best reader first: its state, and the reader that answered. Raises for a lost GPU."""
+def _energy_scope(name: str) -> EnergyScope:
+    return "module" if any(chip in name for chip in _SUPERCHIPS) else "gpu"
+
+
+def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, _Reader], tuple[int, ...]]:
+    """Try each sensor once, best source first. Raises for a lost GPU.
+
+    Returns:
+        Each sensor's state, the reader of each that needs one, and the fields that answered.
+    """
+    values, refused = _Fields(nvml, gpu, _FIELDS).read()
     states: dict[str, SensorState] = {}
     readers: dict[str, _Reader] = {}
-    for name, candidates in _SENSORS.items():
-        for reader in candidates:
-            state = _state(nvml, gpu, reader)
-            if states.get(name, "not_supported") == "not_supported" or state == "ok":
-                states[name] = state
-            if state == "ok":
+    for name in sorted(_FIELD_SENSORS.keys() | _READERS.keys()):
+        fields = _FIELD_SENSORS.get(name, ())
+        tried: list[SensorState] = ["ok" if f in values else _STATES.get(refused[f], "error") for f in fields]
+        for reader in () if "ok" in tried else _READERS.get(name, ()):
+            tried.append(_state(nvml, gpu, reader))
+            if tried[-1] == "ok":
                 readers[name] = reader
                 break
-    states["power_instant"] = "ok" if readers.get("power") is _power_instant_w else "not_supported"
-    return states, readers
+        states[name] = _best(tried)
+    states["power_instant"] = "ok" if _POWER_INSTANT in values else "not_supported"
+    return states, readers, tuple(values)
+
+
+def _best(tried: Collection[SensorState]) -> SensorState:
+    """Return "ok" if one source was, else the first that did more than lack."""
+    return "ok" if "ok" in tried else next((s for s in tried if s != "not_supported"), "not_supported")
 
 
 def _state(nvml: _Nvml, gpu: _Gpu, reader: _Reader) -> SensorState:
@@ -276,16 +426,12 @@ def _state(nvml: _Nvml, gpu: _Gpu, reader: _Reader) -> SensorState:
     return "ok"
 
 
-def _field(nvml: _Nvml, gpu: _Gpu, field: int) -> float:
-    answer = nvml.nvmlDeviceGetFieldValues(gpu, [field])[0]
-    if answer.nvmlReturn:
-        raise nvml.NVMLError(answer.nvmlReturn)
-    members = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # in the order of NVML_VALUE_TYPE_*
-    return float(getattr(answer.value, members[answer.valueType]))
+def _throttle_s(fields: Mapping[int, float]) -> dict[str, float] | None:
+    return {cause: fields[f] / 1e9 for cause, f in _THROTTLE_FIELDS.items() if f in fields} or None
 
 
-def _power_instant_w(nvml: _Nvml, gpu: _Gpu) -> float:
-    return _field(nvml, gpu, nvml.NVML_FI_DEV_POWER_INSTANT) / 1e3
+def _violations_s(nvml: _Nvml, gpu: _Gpu) -> dict[str, float]:
+    return {c: nvml.nvmlDeviceGetViolationStatus(gpu, p).violationTime / 1e9 for c, p in _POLICIES.items()}
 
 
 def _power_w(nvml: _Nvml, gpu: _Gpu) -> float:
@@ -298,10 +444,6 @@ def _energy_j(nvml: _Nvml, gpu: _Gpu) -> float:
 
 def _temperature_c(nvml: _Nvml, gpu: _Gpu) -> float:
     return float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
-
-
-def _memory_temperature_c(nvml: _Nvml, gpu: _Gpu) -> float:
-    return _field(nvml, gpu, nvml.NVML_FI_DEV_MEMORY_TEMP)
 
 
 def _sm_clock_mhz(nvml: _Nvml, gpu: _Gpu) -> float:
@@ -341,16 +483,24 @@ def _ecc_counts(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
     return corrected, uncorrected
 
 
-_SENSORS: Mapping[str, tuple[_Reader, ...]] = {
+_FIELD_SENSORS: Mapping[str, tuple[int, ...]] = {
+    "memory_temperature": (_MEMORY_TEMPERATURE,),
+    "power": (_POWER_INSTANT,),
+    "power_average": (_POWER_AVERAGE,),
+    "throttle_time": tuple(_THROTTLE_FIELDS.values()),
+}
+
+# Asked only where no field answers.
+_READERS: Mapping[str, tuple[_Reader, ...]] = {
     "ecc": (_ecc_counts,),
     "energy": (_energy_j,),
     "memory_clock": (_memory_clock_mhz,),
-    "memory_temperature": (_memory_temperature_c,),
     "pcie_link": (_pcie_link,),
     "pcie_throughput": (_pcie_bytes_per_s,),
-    "power": (_power_instant_w, _power_w),
+    "power": (_power_w,),
     "sm_clock": (_sm_clock_mhz,),
     "temperature": (_temperature_c,),
     "throttle_reasons": (_event_reasons, _throttle_reasons),
+    "throttle_time": (_violations_s,),
     "utilization": (_utilization_fractions,),
 }

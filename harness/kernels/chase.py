@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.registry import Case, Work, benchmark, require_memory
+from harness.registry import Case, Work, benchmark, cache_bytes, require_memory
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
@@ -57,4 +57,12 @@ def chase(backend: Backend, seed: int, *, size_bytes: int) -> Case:
         begun = int(np.flatnonzero(order == start)[0])
         return int(reached[0]) == int(order[(begun + hops) % lines])
 
-    return Case(run=run, work=Work(items=hops, item="hop", bytes_moved=hops * 4), check=check)
+    return Case(
+        run=run,
+        work=Work(items=hops, item="hop", bytes_moved=hops * 4, counting="4 bytes a hop, whatever the memory fetches"),
+        check=check,
+        cache="hot" if size_bytes <= cache_bytes(backend.device) else "cold",
+        footprint_bytes=size_bytes,
+        inputs=(order,),
+        distribution="a random cycle through all lines",
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.registry import Case, Sized, Work, benchmark, require_memory
+from harness.model import Device
+from harness.registry import Case, Sized, Work, benchmark, cache_bytes, require_memory
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
@@ -14,19 +16,36 @@ if TYPE_CHECKING:
 _ROWS = 1024  # checked at a time, in float64
 
 
+def _cpu(device: Device) -> int:
+    """5 caches of float32 or 4096."""
+    return max(4096, _uncached(device))
+
+
+def _gpu(device: Device) -> int:
+    """5 caches of float32 or 16384."""
+    return max(16384, _uncached(device))
+
+
+def _uncached(device: Device) -> int:
+    """Return the least multiple of 1024 whose square in float32 takes five caches: then one matrix is enough to stay cold."""
+    return -(-math.isqrt(5 * cache_bytes(device) // 4) // 1024) * 1024
+
+
 @benchmark(
-    version=1,
+    version=2,
     metric="bandwidth",
     quick=False,
     dtype=("float32", "float64"),
-    n=Sized(check=256, cpu=8192, cuda=16384),
+    n=Sized(check=256, cpu=_cpu, cuda=_gpu),
 )
 def gemv(backend: Backend, seed: int, *, dtype: str, n: int) -> Case:
     """Square matrix times vector through cuBLAS or NumPy's BLAS; bytes of the matrix and both vectors."""
     xp, kind = backend.xp, np.dtype(dtype)
     require_memory(backend, n * n * (kind.itemsize + 16) + _ROWS * n * 8)
     rng = backend.rng(seed)
-    a, x = rng.bell((n, n), dtype), rng.bell(n, dtype)
+    a, x = rng.uniform((n, n), dtype), rng.uniform(n, dtype)
+    a -= kind.type(0.5)
+    x -= kind.type(0.5)
 
     def run() -> Array:
         return xp.matmul(a, x)
@@ -39,4 +58,13 @@ def gemv(backend: Backend, seed: int, *, dtype: str, n: int) -> Case:
             for at in range(0, n, _ROWS)
         )
 
-    return Case(run=run, work=Work(flops=2 * n * n, bytes_moved=(n * n + 2 * n) * kind.itemsize), check=check)
+    moved = (n * n + 2 * n) * kind.itemsize
+    return Case(
+        run=run,
+        check=check,
+        work=Work(flops=2 * n * n, bytes_moved=moved, counting="read + written; 2 per multiply-add"),
+        cache="cold",
+        footprint_bytes=moved,
+        inputs=(a, x),
+        distribution="uniform in [-0.5, 0.5)",
+    )

@@ -40,4 +40,5 @@ def launch(backend: Backend, seed: int, *, launches: int) -> Case:
             value = (value * int(_A) + int(_C)) % 2**64
         return int(answer[0]) == value
 
-    return Case(run=run, work=Work(items=launches, item="launch"), check=check)
+    work = Work(items=launches, item="launch", counting="launches issued one after another, the device awaited once")
+    return Case(run=run, work=work, check=check, hide_launches=False)

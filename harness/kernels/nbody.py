@@ -63,4 +63,10 @@ def nbody(backend: Backend, seed: int, *, n: int) -> Case:
                 return False
         return True
 
-    return Case(run=run, work=Work(flops=20 * n * n, bytes_moved=4 * 7 * n), check=check)
+    return Case(
+        run=run,
+        work=Work(flops=20 * n * n, bytes_moved=4 * 7 * n, counting="20 per pair; each array once", nominal=True),
+        check=check,
+        inputs=(x, y, z, mass),
+        distribution="uniform in [0, 1)",
+    )

@@ -104,4 +104,10 @@ def sha256(backend: Backend, seed: int, *, n: int) -> Case:
         )
         return honest and bool((host == twin).all())
 
-    return Case(run=run, work=Work(items=n, item="hash", bytes_moved=32 * n), check=check)
+    return Case(
+        run=run,
+        work=Work(items=n, item="hash", counting="messages of one block"),
+        check=check,
+        inputs=(key,),
+        distribution="random bits",
+    )

@@ -1,30 +1,53 @@
-"""Runs one job on an opened device: set up, check, warm up, time in rounds, check again, judge.
+"""Runs jobs on an opened device: set up, check, warm up, time in rounds, check again, judge.
 
-The clock that times is the backend's; the host's clock is read beside it and must not contradict it.
+Burst jobs that come together take turns, round by round in an order drawn from their seeds, so that a slow spell of the machine falls on
+all of them and shows as spread between rounds. A sustained job has the device for itself and never lets it rest. The clock that times is
+the device's; the host's clock is read beside it and must not contradict it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from harness import registry, stats, units
 from harness.device.backend import Backend
-from harness.device.sampler import Sampler, Sensors, energy_between
-from harness.measure.rounds import Effort, batch_for, enough, samples_for
-from harness.measure.validity import judge
-from harness.model import Failed, Interval, Job, Measurement, Metric, Outcome, Round, Skipped, TelemetrySample
+from harness.device.cuda import is_out_of_memory
+from harness.device.sampler import Sampler, Sensors
+from harness.errors import HarnessError
+from harness.measure.ceiling import ceiling
+from harness.measure.energy import spent
+from harness.measure.rounds import Effort, enough
+from harness.measure.timing import Clockwork
+from harness.measure.validity import RETRIES_MOST, judge, objections
+from harness.model import (
+    Device,
+    Energy,
+    Failed,
+    FailureKind,
+    Inputs,
+    Interval,
+    Job,
+    Measurement,
+    Outcome,
+    Skipped,
+    Soak,
+    TelemetrySample,
+)
 
-__all__ = ["measure", "now"]
+__all__ = ["measure", "measure_together", "now"]
 
 _DIGESTED = 1 << 16  # elements of an answer that its digest covers, evenly spaced
-_EVENT_RESOLUTION_S = 1e-6
-_WARMUP_RUNS = 1000
+_ENTROPY_BYTES = 1 << 16
 
 
 def now() -> str:
@@ -33,91 +56,286 @@ def now() -> str:
 
 
 def measure(job: Job, backend: Backend, sensors: Sensors, effort: Effort) -> Outcome:
-    """Carry out a job.
+    """Carry out one job. Never raises for what the benchmark does."""
+    (outcome,) = measure_together([job], backend, sensors, effort)
+    return outcome
 
-    Returns:
-        A measurement; or `Skipped` where the device cannot run the point; or `Failed` where an answer was wrong. Whatever
-        the benchmark itself raises is let through: the caller knows whether memory ran out or the code broke.
+
+def measure_together(
+    jobs: Sequence[Job], backend: Backend, sensors: Sensors, effort: Effort, *, idle_w: float | None = None
+) -> Iterator[Outcome]:
+    """Carry out jobs of one device, the burst ones in turns, and yield each outcome as it is known.
+
+    An outcome is a measurement; `Skipped` where the device cannot run the point; or `Failed` with what went wrong. A point for which
+    memory ran out while others held theirs has its turn after them, alone. `idle_w` is what the device takes at rest.
     """
-    started_at, began = now(), time.perf_counter()
-    bench = registry.find([job.benchmark])[0]
-    if bench.version != job.version:
-        return Outcome(skipped=Skipped(job=job, reason=f"planned for version {job.version}, here is {bench.version}"))
-    try:
-        case = bench.build(backend, int(job.seed, 16), job.params)
-        first = case.run()
-    except registry.Skip as skip:
-        return Outcome(skipped=Skipped(job=job, reason=str(skip)))
+    together = [job for job in jobs if job.regime == "burst"]
+    crowded: list[Job] = []
+    seats: list[_Seat] = []
+    for job in together:
+        seat, outcome = _sit_down(job, backend)
+        if outcome is not None and seats and _wants_room(outcome):
+            crowded.append(job)
+        elif outcome is not None:
+            yield outcome
+        elif seat is not None:
+            seats.append(seat)
+    yield from _in_turns(seats, backend, sensors, effort)
+    seats.clear()
+    for job in [*crowded, *(j for j in jobs if j.regime == "sustained")]:
+        seat, outcome = _sit_down(job, backend)
+        if seat is not None:
+            seat.idle_w = idle_w
+            turns = _sustained if job.regime == "sustained" else _in_turns
+            yield from turns([seat], backend, sensors, effort)
+        elif outcome is not None:
+            yield outcome
 
-    def wrong(when: str) -> Outcome:
-        reason = f"the answer {when} does not pass the benchmark's check"
-        spent = time.perf_counter() - began
-        failed = Failed(job=job, started_at=started_at, elapsed_s=spent, outcome="wrong_answer", reason=reason)
-        return Outcome(failed=failed)
 
-    backend.synchronize()
-    if not case.check(first):
-        return wrong("of the first run")
-    answer_digest = _digest(first, backend)
-    timing = _time(case, backend, sensors, effort)
-    if not case.check(timing.answer):
-        return wrong("after the timed rounds, though not the first one,")
-    metric = bench.metric or units.metric_of(case.work)
-    return Outcome(measurement=_record(job, case, metric, timing, backend, effort, started_at, began, answer_digest))
+def _wants_room(outcome: Outcome) -> bool:
+    memory_ran_out = outcome.failed is not None and outcome.failed.outcome == "out_of_memory"
+    return memory_ran_out or (outcome.skipped is not None and "memory" in outcome.skipped.reason)
 
 
 @dataclass(slots=True, kw_only=True)
-class _Timing:
-    answer: Any
-    warmup_times_s: tuple[float, ...]
-    rounds: tuple[Round, ...]
-    telemetry: tuple[TelemetrySample, ...]
-    lost: str | None
-    timers_disagree: str | None
+class _Seat:
+    """A job that is set up and takes part in the rounds."""
+
+    job: Job
+    bench: registry.Benchmark
+    case: registry.Case
+    started_at: str
+    busy_s: float  # what it has taken of the process's time
+    digest: str
+    idle_w: float | None = None
+    clockwork: Clockwork | None = None
+    soak: Soak | None = None
+    discarded: list[str] = field(default_factory=list)
+
+    def fail(self, kind: FailureKind, reason: str) -> Outcome:
+        return _failed(self.job, self.started_at, self.busy_s, kind, reason)
 
 
-def _time(case: registry.Case, backend: Backend, sensors: Sensors, effort: Effort) -> _Timing:
-    warmup = _warm_up(case, backend, effort)
-    batch = batch_for(min(warmup), effort)
-    samples = samples_for(batch * min(warmup), effort)
-    answer: Any = None
-    rounds: list[Round] = []
-    disagreement: str | None = None
+def _failed(job: Job, started_at: str, elapsed_s: float, kind: FailureKind, reason: str) -> Outcome:
+    return Outcome(failed=Failed(job=job, started_at=started_at, elapsed_s=elapsed_s, outcome=kind, reason=reason))
+
+
+def _sit_down(job: Job, backend: Backend) -> tuple[_Seat | None, Outcome | None]:
+    """Set a job up and check its first answer; return it, or what became of it instead."""
+    started_at, began = now(), time.perf_counter()
+    try:
+        bench = registry.find([job.benchmark])[0]
+        _same_version(bench, job)
+        case = bench.build(backend, int(job.seed, 16), job.params)
+        first = case.run()
+        backend.synchronize()
+        right = case.check(first)
+        digest = _digest(first, backend)
+    except registry.Skip as skip:
+        return None, Outcome(skipped=Skipped(job=job, reason=str(skip)))
+    except Exception as err:  # noqa: BLE001 - whatever a benchmark raises is an outcome
+        return None, _failed(job, started_at, time.perf_counter() - began, *_what_broke(err))
+    seat = _Seat(
+        job=job, bench=bench, case=case, started_at=started_at, busy_s=time.perf_counter() - began, digest=digest
+    )
+    if not right:
+        return None, seat.fail("wrong_answer", "the answer of the first run does not pass the benchmark's check")
+    return seat, None
+
+
+def _same_version(bench: registry.Benchmark, job: Job) -> None:
+    if bench.version != job.version:
+        msg = f"planned for version {job.version}, here is {bench.version}"
+        raise registry.Skip(msg)
+
+
+def _what_broke(err: Exception) -> tuple[Literal["out_of_memory", "failed"], str]:
+    """Say what broke and in which line: a benchmark's author needs both, in one line and of bearable length."""
+    kind: Literal["out_of_memory", "failed"] = "out_of_memory" if is_out_of_memory(err) else "failed"
+    if isinstance(err, HarnessError):
+        return kind, str(err)
+    last = traceback.extract_tb(err.__traceback__)[-1]
+    said = " ".join(str(err).encode(errors="replace").decode().split())[:500]  # a file's name may hold half a surrogate
+    return kind, f"{type(err).__name__}: {said} ({Path(last.filename).name}:{last.lineno})"
+
+
+def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort) -> Iterator[Outcome]:
+    """Warm each job up, then take rounds in turns until all have enough."""
+    if not seats:
+        return
+    order = random.Random("".join(seat.job.seed for seat in seats))  # noqa: S311 - to mix, not to hide
     with Sampler(sensors) as sampler:
-        while not enough([r.times_s for r in rounds], sampler.at_s(), effort):
-            at_s, times = sampler.at_s(), []
-            for _ in range(samples):
-                with backend.stopwatch() as watch:
-                    for _ in range(batch):
-                        answer = case.run()
-                times.append(watch.device_s / batch)
-                disagreement = disagreement or _disagree(watch.device_s, watch.host_s)
-            rounds.append(Round(at_s=at_s, batch=batch, times_s=tuple(times)))
-    return _Timing(
-        answer=answer,
-        warmup_times_s=warmup,
-        rounds=tuple(rounds),
-        telemetry=sampler.samples,
-        lost=sampler.lost,
-        timers_disagree=disagreement,
+        playing = []
+        for seat in seats:
+            outcome = _attempt(seat, lambda seat=seat: _begin(seat, backend, sampler, effort))
+            if outcome is None:
+                playing.append(seat)
+            else:
+                yield outcome
+        while playing:
+            order.shuffle(playing)
+            for seat in tuple(playing):
+                outcome = _attempt(seat, lambda seat=seat: _turn(seat, sampler, effort, rest=len(playing) == 1))
+                if outcome is not None or _has_enough(seat, effort):
+                    playing.remove(seat)
+                    yield outcome or _stand_up(seat, backend, sampler, effort)
+
+
+def _sustained(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort) -> Iterator[Outcome]:
+    """Load the device until it is as warm as it gets, then take rounds without ever letting it rest."""
+    (seat,) = seats
+    with Sampler(sensors) as sampler:
+        yield _attempt(seat, lambda: _endure(seat, backend, sampler, effort)) or _stand_up(
+            seat, backend, sampler, effort
+        )
+
+
+def _endure(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> None:
+    _begin(seat, backend, sampler, effort)
+    clockwork = _clockwork(seat)
+    seat.soak = clockwork.soak(effort)
+    began = sampler.at_s()
+    while not (_has_enough(seat, effort) and sampler.at_s() - began >= effort.energy_s):
+        _turn(seat, sampler, effort, rest=False)
+        clockwork.load(effort.space_s)
+
+
+def _attempt(seat: _Seat, what: Any) -> Outcome | None:
+    """Do a part of a job on its own account of time; return its failure if it raises."""
+    began = time.perf_counter()
+    try:
+        what()
+    except Exception as err:  # noqa: BLE001 - whatever a benchmark raises is an outcome
+        seat.busy_s += time.perf_counter() - began
+        return seat.fail(*_what_broke(err))
+    seat.busy_s += time.perf_counter() - began
+    return None
+
+
+def _begin(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> None:
+    seat.clockwork = Clockwork(seat.case, backend, sampler)
+    seat.clockwork.warm_up(effort)
+
+
+def _clockwork(seat: _Seat) -> Clockwork:
+    assert seat.clockwork is not None  # noqa: S101 - a seat takes no turn before it has begun
+    return seat.clockwork
+
+
+def _turn(seat: _Seat, sampler: Sampler, effort: Effort, *, rest: bool) -> None:
+    clockwork = _clockwork(seat)
+    taken = clockwork.round(effort)
+    if taken.discarded is not None:
+        seat.discarded.append(taken.discarded)
+        if len(seat.discarded) <= RETRIES_MOST:
+            clockwork.cool_down(effort)
+    elif rest:
+        time.sleep(min(sampler.at_s() - taken.at_s, effort.rest_s))
+
+
+def _has_enough(seat: _Seat, effort: Effort) -> bool:
+    if len(seat.discarded) > RETRIES_MOST:
+        return True
+    clockwork = _clockwork(seat)
+    counted = [r.times_s for r in clockwork.rounds if r.discarded is None]
+    return enough(counted, clockwork.timed_s, effort)
+
+
+def _stand_up(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> Outcome:
+    """Check the last answer and write down what was measured."""
+    outcome: list[Outcome] = []
+
+    def finish() -> None:
+        if seat.case.check(_clockwork(seat).answer):
+            outcome.append(Outcome(measurement=_record(seat, backend, sampler, effort)))
+        else:
+            reason = "the answer after the timed rounds, though not the first one, does not pass the benchmark's check"
+            outcome.append(seat.fail("wrong_answer", reason))
+
+    return _attempt(seat, finish) or outcome[0]
+
+
+def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> Measurement:
+    case, clockwork, device = seat.case, _clockwork(seat), backend.device
+    metric = seat.bench.metric or units.metric_of(case.work)
+    counted = stats.counting(clockwork.rounds)
+    times = [r.times_s for r in counted]
+    centre, low, high = stats.interval(stats.medians(times), stats.step(times))
+    clocks = [r.clock_mhz for r in counted if r.clock_mhz is not None]
+    clock_mhz = sum(clocks) / len(clocks) if clocks else None
+    telemetry = clockwork.telemetry(counted)
+    lost = sampler.lost
+    reached = ceiling(
+        device, seat.job.params, case.work, metric, centre, cache=case.cache, clock_mhz=clock_mhz, telemetry=telemetry
+    )
+    state, reason = judge(
+        times,
+        telemetry,
+        effort=effort,
+        lost=lost,
+        power_limit_w=device.power_limit_w,
+        power_default_limit_w=device.power_default_limit_w,
+        timers_disagree=clockwork.timers_disagree,
+        objections=tuple(
+            objections(
+                device,
+                cache=case.cache,
+                footprint_bytes=case.footprint_bytes,
+                metric=metric,
+                ceiling=reached,
+                telemetry=telemetry,
+            )
+        ),
+        discarded=seat.discarded,
+        soak=seat.soak,
+    )
+    return Measurement(
+        job=seat.job,
+        started_at=seat.started_at,
+        elapsed_s=seat.busy_s,
+        work=case.work,
+        metric=metric,
+        state=state,
+        reason=reason,
+        time_s=centre,
+        # No mean of times is below the fastest of them: a wide interval is cut there, not at an infinite rate.
+        interval=Interval(
+            low_s=max(low, min(min(t) for t in times)), high_s=high, confidence_fraction=stats.CONFIDENCE
+        ),
+        warmup_times_s=clockwork.warmup_times_s,
+        rounds=tuple(clockwork.rounds),
+        telemetry=tuple(filter(_says_something, clockwork.told())),
+        telemetry_lost=lost,
+        answer_digest=seat.digest,
+        loaded_s=clockwork.loaded_s,
+        cache=case.cache,
+        footprint_bytes=case.footprint_bytes,
+        inputs=_inputs(case, backend),
+        launches_hidden=clockwork.held,
+        clock_mhz=clock_mhz,
+        soak=seat.soak,
+        energy=_energy(seat, device, sampler, effort),
+        ceiling=reached,
     )
 
 
-def _warm_up(case: registry.Case, backend: Backend, effort: Effort) -> tuple[float, ...]:
-    times: list[float] = []
-    began = time.perf_counter()
-    while not times or (time.perf_counter() - began < effort.warmup_s and len(times) < _WARMUP_RUNS):
-        with backend.stopwatch() as watch:
-            case.run()
-        times.append(max(watch.device_s, 1e-9))  # an event pair may read 0 for a kernel below its resolution
-    return tuple(times)
+def _energy(seat: _Seat, device: Device, sampler: Sampler, effort: Effort) -> Energy | None:
+    """Return the energy of a sustained load; jobs that take turns share the device, and nobody can tell theirs apart."""
+    if seat.job.regime != "sustained":
+        return None
+    return spent(
+        sampler.samples,
+        _clockwork(seat).marks,
+        window_min_s=0.8 * effort.energy_s,
+        scope="package" if device.kind == "cpu" else device.energy_scope or "gpu",
+        idle_w=seat.idle_w,
+        power_limit_w=device.power_limit_w,
+    )
 
 
-def _disagree(device_s: float, host_s: float) -> str | None:
-    """Say so if the device claims more time than passed at the host: that cannot be."""
-    if device_s > host_s * 1.01 + _EVENT_RESOLUTION_S:
-        return f"the device's timer says {device_s:.6f} s, but only {host_s:.6f} s passed at the host"
-    return None
+def _says_something(sample: TelemetrySample) -> bool:
+    """Tell an answer from the silence of a device without sensors, which is not worth keeping."""
+    return sample != TelemetrySample(at_s=sample.at_s)
 
 
 def _digest(answer: Any, backend: Backend) -> str:
@@ -131,50 +349,21 @@ def _digest(answer: Any, backend: Backend) -> str:
     return state.hexdigest()
 
 
-def _record(  # noqa: PLR0913 - everything a measurement is made of, once
-    job: Job,
-    case: registry.Case,
-    metric: Metric,
-    timing: _Timing,
-    backend: Backend,
-    effort: Effort,
-    started_at: str,
-    began: float,
-    answer_digest: str,
-) -> Measurement:
-    times = [r.times_s for r in timing.rounds]
-    centre, low, high = stats.interval(stats.medians(times))
-    fastest = min(min(t) for t in times)
-    state, reason = judge(
-        times,
-        timing.telemetry,
-        effort=effort,
-        lost=timing.lost,
-        power_limit_w=backend.device.power_limit_w,
-        timers_disagree=timing.timers_disagree,
-    )
-    energy_j, energy_window_s = energy_between(timing.telemetry)
-    return Measurement(
-        job=job,
-        started_at=started_at,
-        elapsed_s=time.perf_counter() - began,
-        work=case.work,
-        metric=metric,
-        state=state,
-        reason=reason,
-        time_s=centre,
-        # No mean of times is below the fastest of them: a wide interval is cut there, not at an infinite rate.
-        interval=Interval(low_s=max(low, fastest), high_s=high, confidence_fraction=stats.CONFIDENCE),
-        warmup_times_s=timing.warmup_times_s,
-        rounds=timing.rounds,
-        energy_j=energy_j,
-        energy_window_s=energy_window_s,
-        telemetry=tuple(filter(_says_something, timing.telemetry)),
-        telemetry_lost=timing.lost,
-        answer_digest=answer_digest,
-    )
+def _inputs(case: registry.Case, backend: Backend) -> Inputs | None:
+    """Describe a case's random inputs by the one with the least entropy."""
+    if not case.inputs:
+        return None
+    entropies = [_entropy_bits_per_byte(backend.to_host(_sample_of(array))) for array in case.inputs]
+    return Inputs(distribution=case.distribution, entropy_bits_per_byte=min(entropies))
 
 
-def _says_something(sample: TelemetrySample) -> bool:
-    """Tell an answer from the silence of a device without sensors, which is not worth keeping."""
-    return sample != TelemetrySample(at_s=sample.at_s)
+def _sample_of(array: Any) -> Any:
+    flat = array.reshape(-1)
+    return flat[:: max(1, flat.size * flat.dtype.itemsize // _ENTROPY_BYTES)]
+
+
+def _entropy_bits_per_byte(array: np.ndarray[Any, Any]) -> float:
+    """Return Shannon's entropy of the bytes' histogram: an estimate, which is enough to tell noise from a constant."""
+    counts = np.bincount(np.frombuffer(np.ascontiguousarray(array).tobytes(), dtype=np.uint8), minlength=256)
+    share = counts[counts > 0] / counts.sum()
+    return float(max(0.0, -(share * np.log2(share)).sum()))

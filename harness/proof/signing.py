@@ -26,7 +26,7 @@ __all__ = ["HEX32", "Key", "is_signed_by", "keygen", "load_key"]
 
 HEX32 = re.compile(r"[0-9a-f]{64}")
 _HEX64 = re.compile(r"[0-9a-f]{128}")
-_DOMAIN = b"harness.report/1\0"
+_DOMAIN = b"harness.report/2\0"
 
 
 class Key:

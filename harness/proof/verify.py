@@ -20,6 +20,7 @@ from harness.proof.signing import HEX32, is_signed_by
 __all__ = ["job_of", "judge_report", "verify"]
 
 _ROUNDING = 1e-9  # relative: the same arithmetic on another libm
+_DISCARDED_MOST = 2  # rounds that the hardware throttled, each tried again
 _SHORTEST_S, _LONGEST_S = 1e-15, 1e9  # nobody measures beyond these, and arithmetic would overflow
 
 
@@ -197,6 +198,10 @@ def _content_faults(report: Report) -> Iterator[Fault]:
 
 
 def _measurement_faults(m: Measurement, path: str) -> Iterator[Fault]:
+    if sum(r.discarded is not None for r in m.rounds) > _DISCARDED_MOST and m.state not in {"throttled", "invalid"}:
+        yield Fault(
+            path=f"{path}.rounds", what="more rounds are discarded than may be tried again: slow ones were left out"
+        )
     if units.amount(m.work, m.metric)[0] <= 0:
         yield Fault(path=f"{path}.work", what=f"no work of the kind that its metric, {m.metric}, counts")
     times = [t for r in m.rounds for t in r.times_s]
@@ -205,8 +210,9 @@ def _measurement_faults(m: Measurement, path: str) -> Iterator[Fault]:
     elif not all(_SHORTEST_S <= t <= _LONGEST_S for t in times):
         yield Fault(path=f"{path}.rounds", what="a time that is not positive, or that nobody can have measured")
     else:
-        centre, low, high = stats.interval(stats.medians([r.times_s for r in m.rounds]))
-        expected = (centre, max(low, min(times)), high, stats.CONFIDENCE)
+        counted = [r.times_s for r in stats.counting(m.rounds)]
+        centre, low, high = stats.interval(stats.medians(counted), stats.step(counted))
+        expected = (centre, max(low, min(map(min, counted))), high, stats.CONFIDENCE)
         stated = (m.time_s, m.interval.low_s, m.interval.high_s, m.interval.confidence_fraction)
         if not all(math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(stated, expected, strict=True)):
             yield Fault(path=f"{path}.interval", what=f"says {stated}, its raw times give {expected}")

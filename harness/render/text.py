@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.model import Device, Job, Outcome, Quote, Report, Score, Verdict
+from harness.device.preflight import objections
+from harness.measure.compare import Comparison
+from harness.model import Device, Job, Measurement, Note, Outcome, Quote, Report, Score, Verdict
 from harness.registry import Benchmark, Sized
-from harness.units import engineering, quantity, rate_interval
+from harness.scoring.placement import gate, no_public_numbers, placements
+from harness.units import energy_per_unit, engineering, quantity, rate_interval
 
 __all__ = [
     "benchmark_markdown",
     "benchmark_table",
+    "comparison_table",
     "device_card",
     "job_line",
+    "job_of",
     "outcome_line",
     "quote_card",
     "report_tables",
@@ -30,6 +36,7 @@ _ADVICE = {
     "noisy": "noisy: something else uses the machine, or its clock moves; the interval is honest but wide; a longer preset narrows it",
     "drifting": "drifting: it had not settled; a longer preset shows where it ends",
     "throttled": "throttled: the hardware cut the clock; look at cooling and power supply",
+    "not_steady": "not_steady: temperature or clock still moved when the soak had taken its longest",
     "thermally_limited": "thermally_limited: this is its sustained speed in this case and room",
     "invalid": "invalid: not counted anywhere; the reason is in the report",
 }
@@ -44,7 +51,8 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def _params(job: Job) -> str:
-    return " ".join(f"{k}={v}" for k, v in job.params.items())
+    told = " ".join(f"{k}={v}" for k, v in job.params.items())
+    return told if job.regime == "burst" else f"{told} {job.regime}".strip()
 
 
 def _number(value: float) -> str:
@@ -113,7 +121,7 @@ def _axes(bench: Benchmark) -> str:
 
 def _axis(axis: object) -> str:
     if isinstance(axis, Sized):
-        return f"{axis.cpu} (cpu), {axis.cuda} (cuda)"
+        return "{cpu} (cpu), {cuda} (cuda)".format(**axis.told())
     values = [str(v) for v in axis] if isinstance(axis, Sequence) else []
     return ", ".join(values if len(values) <= 5 else (*values[:2], "...", values[-1]))  # noqa: PLR2004 - fits a line
 
@@ -127,27 +135,81 @@ def benchmark_markdown(found: Sequence[Benchmark]) -> str:
 def report_tables(report: Report) -> RenderableType:
     """Return a report: for each device its card and one table of results, then what the states mean for the reader."""
     parts: list[RenderableType] = []
+    causes: dict[str, tuple[str, ...]] = {}
     for device in report.devices:
-        parts += [device_card(device), Text(), _results(report, device), Text()]
+        notes = _notes(report, device)
+        causes[device.uuid] = tuple(note.what for note in notes if note.severity != "info")
+        parts += [device_card(device), *map(_note, notes), Text(), _results(report, device), Text()]
+        parts += [Text(line) for line in _standing(report, device, causes)]
     parts += [Text(f"! {line}", style=_FAIR) for line in _advice(report)]
     return Group(*parts)
 
 
+def _notes(report: Report, device: Device) -> tuple[Note, ...]:
+    """Return what was seen of a device before it had work, and what its sensors showed under load."""
+    before = next((p.notes for p in report.preflight if p.device_uuid == device.uuid), ())
+    under_load = objections(device, [s for m in _measured(report, device) for s in m.telemetry])
+    return tuple({note.what: note for note in (*before, *under_load)}.values())
+
+
+def _measured(report: Report, device: Device) -> list[Measurement]:
+    return [o.measurement for o in report.outcomes if o.measurement and job_of(o).device_uuid == device.uuid]
+
+
+def _note(note: Note) -> Text:
+    style = {"refuse": _BAD, "tag": _FAIR, "info": "dim"}[note.severity]
+    return Text.assemble("  ", (note.what, style), f"; to mend it: {note.advice}")
+
+
+def _standing(report: Report, device: Device, causes: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield where a GPU's results lie among public ones of its kind, in plain words."""
+    yield from (p.sentence for p in placements(report, causes) if p.device_uuid == device.uuid)
+    yield from (f"! {said}" for said in map(gate, _measured(report, device)) if said and not device.emulated)
+    missing = no_public_numbers(device)
+    if missing:
+        yield missing
+
+
+class _Column(NamedTuple):
+    """A column that is shown where it has something to say."""
+
+    name: str
+    cell: Callable[[Measurement], str]
+
+
+def _clock(m: Measurement) -> str:
+    return f"{m.clock_mhz:.0f}" if m.clock_mhz else ""
+
+
+def _energy(m: Measurement) -> str:
+    gross = energy_per_unit(m)
+    if gross is None or m.energy is None:
+        return ""
+    shown = engineering(gross)
+    return f"{_number(shown.value)} {shown.unit}{' disputed' if m.energy.disputed else ''}"
+
+
+_EXTRA = (_Column("clock MHz", _clock), _Column("energy", _energy))
+
+
 def _results(report: Report, device: Device) -> Table:
-    table = _table(
-        "benchmark", "parameters", "value", "unit", "95 % interval", "±", "state", right=["value", "95 % interval", "±"]
-    )
-    mine = [o for o in report.outcomes if _job(o).device_uuid == device.uuid]
-    for outcome in sorted(mine, key=lambda o: _job(o).benchmark):
-        job = _job(outcome)
+    measured = _measured(report, device)
+    extra = [column for column in _EXTRA if any(map(column.cell, measured))]
+    names = ("value", "95 % interval", "±", *(c.name for c in extra))
+    table = _table("benchmark", "parameters", "value", "unit", *names[1:], "state", right=names)
+    mine = [o for o in report.outcomes if job_of(o).device_uuid == device.uuid]
+    for outcome in sorted(mine, key=lambda o: job_of(o).benchmark):
+        job = job_of(outcome)
         value, unit, interval, noise, state, why = _cells(outcome)
         colour = _COLOURS.get(state, _FAIR if outcome.measurement else _BAD)
         said = Text.assemble((state, colour), f"  {why}" if why else "")
-        table.add_row(Text(job.benchmark, style="bold"), _params(job), value, unit, interval, noise, said)
+        more = [c.cell(outcome.measurement) if outcome.measurement else "" for c in extra]
+        table.add_row(Text(job.benchmark, style="bold"), _params(job), value, unit, interval, noise, *more, said)
     return table
 
 
-def _job(outcome: Outcome) -> Job:
+def job_of(outcome: Outcome) -> Job:
+    """Return the job whose end an outcome is."""
     result = outcome.measurement or outcome.skipped or outcome.failed
     assert result is not None  # noqa: S101 - a verified report's outcome holds one
     return result.job
@@ -185,7 +247,7 @@ def outcome_line(outcome: Outcome) -> str:
     """Return an outcome in one line."""
     value, unit, _, noise, state, why = _cells(outcome)
     measured = f"{value} {unit} ±{noise}  " if outcome.measurement else ""
-    return f"{job_line(_job(outcome))}: {measured}{state}{f' ({why})' if why and not outcome.measurement else ''}"
+    return f"{job_line(job_of(outcome))}: {measured}{state}{f' ({why})' if why and not outcome.measurement else ''}"
 
 
 def score_table(scores: Sequence[Score]) -> RenderableType:
@@ -230,3 +292,24 @@ def verdict_card(verdict: Verdict) -> RenderableType:
     lines += [Text(f"  proven: {what}") for what in verdict.proven]
     lines += [Text(f"  not proven: {what}", style="dim") for what in verdict.not_proven]
     return Group(*lines)
+
+
+_DECIDED = {"faster": _GOOD, "mended": _GOOD, "same": "dim", "slower": _BAD, "broken": _BAD}
+
+
+def comparison_table(comparisons: Sequence[Comparison], remarks: Sequence[str]) -> RenderableType:
+    """Return what changed from the baseline, what cannot be told, and what else differs between the two reports."""
+    right = ["speed", "95 % interval", "in cycles"]
+    table = _table("benchmark", "parameters", "device", *right, "decision", right=right)
+    for c in comparisons:
+        regime = "" if c.regime == "burst" else f" {c.regime}"
+        said = Text.assemble((c.decision.replace("_", " "), _DECIDED.get(c.decision, _FAIR)), f"  {c.reason}")
+        high = "?" if c.high_fraction is None else f"{c.high_fraction:+.1%}"
+        ends = "" if c.low_fraction is None else f"{c.low_fraction:+.1%} .. {high}"
+        params = " ".join(f"{k}={v}" for k, v in c.params.items()) + regime
+        change, cycles = (
+            "" if fraction is None else f"{fraction:+.1%}" for fraction in (c.change_fraction, c.cycles_change_fraction)
+        )
+        table.add_row(Text(c.benchmark, style="bold"), params, c.device, change, ends, cycles, said)
+    notes = [Text(f"! {line}", style=_FAIR) for line in remarks]
+    return Group(table, Text("speed is that of B against A: +2% is faster", style="dim"), *notes)

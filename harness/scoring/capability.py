@@ -145,11 +145,12 @@ def _rates(device: Device, found: Sequence[Result]) -> tuple[Rate, ...]:
 
 
 def _standing(rule: _Rule, found: Sequence[Result]) -> list[Result]:
-    """Return the results that stand for a class.
+    """Return the results that stand for a class: sustained ones where there are any, for these are what a customer gets.
 
     The largest size is sought among all results, bad ones too: a bad result in memory must not promote one in a cache.
     """
     fitting = [r for r in found if _fits(rule, r.measurement.job)]
+    fitting = [r for r in fitting if r.measurement.job.regime == "sustained"] or fitting
     largest = max((_size(rule, r) for r in fitting), default=0)
     return [r for r in fitting if _size(rule, r) == largest]
 
@@ -172,6 +173,7 @@ def _rate(rule: _Rule, result: Result) -> Rate:
         high_per_s=quantity(m.work, rule.metric, _fastest_s(m)).value,
         unit=low.unit,
         state=m.state,
+        regime=m.job.regime,
         evidence=digest,
     )
 
@@ -187,7 +189,7 @@ def _power_w(measurements: Sequence[Measurement]) -> float | None:
     A latency-bound run leaves the device waiting, so it does not count as busy.
     """
     busy = [m for m in measurements if m.metric != "latency"]
-    means = [m.energy_j / m.energy_window_s for m in busy if m.energy_j and m.energy_window_s]
+    means = [m.energy.joules / m.energy.window_s for m in busy if m.energy and not m.energy.disputed]
     if means:
         return median(means)
     samples = [s.power_w for m in busy for s in m.telemetry if s.power_w is not None]

@@ -111,7 +111,7 @@ def _priced(blank: Quote, scored: Score, inputs: Mapping[str, Setting]) -> Quote
         blank,
         status="priced",
         reasons=tuple(_remarks(scored)),
-        for_gpu_market=scored.kind == "cuda",
+        for_gpu_market=scored.kind == "cuda" and not _bursts(scored),
         floor_usd_per_hour=short_run + _fee(short_run, inputs["fee_fraction"].value),
         price_usd_per_hour=price,
         price_usd_per_cu_hour=_per_cu(price, scored),
@@ -119,9 +119,18 @@ def _priced(blank: Quote, scored: Score, inputs: Mapping[str, Setting]) -> Quote
     )
 
 
+def _bursts(scored: Score) -> list[str]:
+    """Return the classes of work whose rates were taken before the card was warm: nobody gets those for an hour."""
+    return [part.work_class for part in scored.parts if part.regime == "burst" and scored.kind == "cuda"]
+
+
 def _remarks(scored: Score) -> list[str]:
+    bursts = _bursts(scored)
+    burst = f"not to sell by: {', '.join(bursts)} measured in bursts; `harness run --preset standard` measures what it sustains"
     unscored = f"no price per CU-hour: profile {scored.profile!r} lacks {', '.join(scored.missing)}"
-    return [text for text, said in ((_CPU_ONLY, scored.kind == "cpu"), (unscored, scored.missing)) if said]
+    return [
+        text for text, said in ((_CPU_ONLY, scored.kind == "cpu"), (burst, bursts), (unscored, scored.missing)) if said
+    ]
 
 
 def _breakdown(inputs: Mapping[str, Setting]) -> tuple[CostLine, ...]:

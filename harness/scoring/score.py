@@ -84,7 +84,13 @@ def _reference() -> Mapping[str, float]:
 
 
 def _part(share: float, speed: float, rate: Rate) -> ScorePart:
-    return ScorePart(work_class=rate.work_class, weight_fraction=share, relative_speed=speed, evidence=rate.evidence)
+    return ScorePart(
+        work_class=rate.work_class,
+        weight_fraction=share,
+        relative_speed=speed,
+        regime=rate.regime,
+        evidence=rate.evidence,
+    )
 
 
 def _no_reference(work_class: str) -> str:

@@ -8,6 +8,8 @@
  *     1.lost=1                          GPU 1 answers GPU_IS_LOST to everything
  *     throttle=0x24 0.power_mw=350000   numbers of one GPU (0., 1.), or of all where no number stands in front
  *     name=Emulated_NVIDIA_H100         an underscore stands for a space
+ *     throttle_ns=500000000 mode=3      what each throttle counter stands at; the compute mode
+ *     0.processes=2                     processes 4242, 4243, ... hold 1 GiB, 2 GiB, ... of it
  *     0.nvmlDeviceGetSerial=3           what a function answers instead; field186=3 for a field value
  *
  * fake_nvml_reset() begins again with two healthy GPUs, fake_nvml_calls("nvmlDeviceGetName") counts calls.
@@ -20,13 +22,14 @@
 #include <string.h>
 #include <time.h>
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, LOST = 15 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, LOST = 15 };
+enum { UNSIGNED_INT = 1, UNSIGNED_LONG_LONG = 3 }; /* types of a field's value */
 enum { GPUS = 2, NAMES = 256 };
 
 typedef struct {
     char name[64], uuid[48], bus[20];
     int lost, cc_major, cc_minor;
-    uint64_t memory_bytes, power_mw, throttle;
+    uint64_t memory_bytes, power_mw, throttle, throttle_ns, processes, mode;
 } Gpu;
 
 typedef struct {
@@ -37,19 +40,21 @@ typedef struct {
 typedef struct { char legacy[16]; uint32_t domain, bus, device, device_id, subsystem_id; char id[32]; } PciInfo;
 typedef struct { uint64_t total, free, used; } Memory;
 typedef struct { uint32_t gpu, memory; } Utilization;
+typedef struct { uint64_t reference_us, violation; } ViolationTime;
+typedef struct { uint32_t pid; uint64_t memory_bytes; uint32_t instance, compute_instance; } Process;
 typedef struct {
     uint32_t field, scope;
     int64_t timestamp, latency_us;
-    uint32_t type; /* 1: unsigned int */
+    uint32_t type;
     int32_t answer;
     union { double d; uint32_t ui; uint64_t ull; } value;
 } FieldValue;
 
 static const Gpu healthy[GPUS] = {
     {"NVIDIA H100 80GB HBM3", "GPU-00000000-0000-4000-8000-000000000001",
-     "00000000:17:00.0", 0, 9, 0, 85899345920, 650000, 0},
+     "00000000:17:00.0", 0, 9, 0, 85899345920, 650000, 0, 0, 0, 0},
     {"NVIDIA GeForce RTX 4090", "GPU-00000000-0000-4000-8000-000000000002",
-     "00000000:65:00.0", 0, 8, 9, 25757220864, 430000, 0},
+     "00000000:65:00.0", 0, 8, 9, 25757220864, 430000, 0, 0, 0, 0},
 };
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER; /* samplers call from several threads */
 static Gpu gpus[GPUS];
@@ -76,6 +81,9 @@ static void set_one(int gpu, const char *key, const char *value) {
     else if (!strcmp(key, "lost")) g->lost = (int)number;
     else if (!strcmp(key, "throttle")) g->throttle = number;
     else if (!strcmp(key, "power_mw")) g->power_mw = number;
+    else if (!strcmp(key, "throttle_ns")) g->throttle_ns = number;
+    else if (!strcmp(key, "processes")) g->processes = number;
+    else if (!strcmp(key, "mode")) g->mode = number;
     else if (!strcmp(key, "name")) {
         snprintf(g->name, sizeof g->name, "%s", value);
         for (char *c = g->name; *c; c++) if (*c == '_') *c = ' ';
@@ -182,13 +190,41 @@ int nvmlDeviceGetFieldValues(Gpu *gpu, int count, FieldValue *fields) {
         char key[32];
         snprintf(key, sizeof key, "field%u", fields[i].field);
         fields[i].answer = answer_of(gpu, key);
-        fields[i].type = 1;
         fields[i].value.ull = 0;
+        fields[i].type = UNSIGNED_INT;
         if (fields[i].answer) continue;
-        if (fields[i].field == 186) fields[i].value.ui = (uint32_t)gpu->power_mw;
-        else if (fields[i].field == 82) fields[i].value.ui = 71;
-        else fields[i].answer = NOT_SUPPORTED;
+        switch (fields[i].field) {
+        case 82: fields[i].value.ui = 71; break;
+        case 185: fields[i].value.ui = (uint32_t)gpu->power_mw - 1000; break; /* a mean */
+        case 186: fields[i].value.ui = (uint32_t)gpu->power_mw; break;
+        case 74: case 76: case 269: case 270: case 271:
+            fields[i].type = UNSIGNED_LONG_LONG;
+            fields[i].value.ull = gpu->throttle_ns + fields[i].field; /* tells the causes apart */
+            break;
+        default: fields[i].answer = NOT_SUPPORTED;
+        }
     }
+    return OK;
+}
+int nvmlDeviceGetViolationStatus(Gpu *gpu, unsigned policy, ViolationTime *out) {
+    ASK(gpu);
+    *out = (ViolationTime){0, gpu->throttle_ns + policy};
+    return OK;
+}
+int nvmlDeviceGetRemappedRows(Gpu *gpu, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failed) {
+    ASK(gpu);
+    *corrected = 2;
+    *uncorrected = *pending = *failed = 0;
+    return OK;
+}
+
+/* As the real one: no room is an answer of its own, which says how much room it takes. */
+int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *count, Process *out) {
+    ASK(gpu);
+    unsigned room = *count, running = (unsigned)gpu->processes;
+    *count = running;
+    if (running > room) return INSUFFICIENT_SIZE;
+    for (unsigned i = 0; i < running; i++) out[i] = (Process){4242 + i, (uint64_t)(i + 1) << 30, ~0u, ~0u};
     return OK;
 }
 
@@ -199,8 +235,13 @@ TEXT(nvmlDeviceGetVbiosVersion, "96.00.89.00.01")
 PAIR(nvmlDeviceGetCudaComputeCapability, (unsigned)gpu->cc_major, (unsigned)gpu->cc_minor)
 PAIR(nvmlDeviceGetEccMode, 1, 1)
 PAIR(nvmlDeviceGetMigMode, 0, 0)
+PAIR(nvmlDeviceGetPowerManagementLimitConstraints, 200000, 700000)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, 600000)
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, 700000)
+NUMBER(nvmlDeviceGetMemoryBusWidth, unsigned, 5120)
+NUMBER(nvmlDeviceGetPersistenceMode, unsigned, 1)
+NUMBER(nvmlDeviceGetDisplayActive, unsigned, 0)
+NUMBER(nvmlDeviceGetComputeMode, unsigned, (unsigned)gpu->mode)
 NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned, 5)
 NUMBER(nvmlDeviceGetMaxPcieLinkWidth, unsigned, 16)
 NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned, 4)
@@ -211,4 +252,5 @@ NUMBER(nvmlDeviceGetCurrentClocksEventReasons, uint64_t, gpu->throttle)
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, uint64_t, gpu->throttle)
 BY_KIND(nvmlDeviceGetTemperature, 64 + kind)
 BY_KIND(nvmlDeviceGetClockInfo, kind == 1 ? 1980 : 2619)
+BY_KIND(nvmlDeviceGetMaxClockInfo, kind == 1 ? 1980 : 2619)
 BY_KIND(nvmlDeviceGetPcieThroughput, kind ? 2000 : 1000)
