@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Literal
 
 __all__ = [
+    "Activity",
     "Capability",
     "Ceiling",
     "Challenge",
@@ -202,6 +203,28 @@ class Ceiling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What the device's own counters say it did over some time: shares of that time, or of the most there is."""
+
+    window_s: float
+    during: Literal["warmup", "rounds"] = "rounds"
+    busy_fraction: float | None = None  # of the window: the runs in it times the time claimed for one
+    sm_fraction: float | None = None  # multiprocessors that had work
+    sm_occupancy_fraction: float | None = None  # warps, of the most that fit
+    integer_fraction: float | None = None
+    tensor_fraction: float | None = None  # any tensor pipe
+    dfma_tensor_fraction: float | None = None  # float64
+    hmma_tensor_fraction: float | None = None  # float16 and its kin
+    imma_tensor_fraction: float | None = None  # integers
+    dram_fraction: float | None = None  # of the memory's bandwidth
+    fp64_fraction: float | None = None  # not counting tensor pipes, as the two below
+    fp32_fraction: float | None = None
+    fp16_fraction: float | None = None
+    pcie_tx_bytes_per_s: float | None = None
+    pcie_rx_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A two-sided confidence interval of the time of one run."""
 
@@ -249,6 +272,7 @@ class Measurement:
     soak: Soak | None = None
     energy: Energy | None = None
     ceiling: Ceiling | None = None
+    activity: Activity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

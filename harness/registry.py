@@ -41,6 +41,7 @@ __all__ = [
 
 GROUP = "harness.benchmarks"
 _MARK = "__harness_benchmark__"
+_SETS_MOST = 32
 
 
 class Skip(Exception):  # noqa: N818 - it ends a point, it is no error
@@ -79,10 +80,11 @@ def cache_bytes(device: Device) -> int:
 def rotation(backend: Backend, operand_bytes: int) -> int:
     """Return how many sets of operands to take in turn so that none is still in the cache when its turn comes again.
 
-    One where a set is five times the cache or more; else as many as make five caches, and one more.
+    One where a set is five times the cache or more; else as many as make five caches, and one more. Never more than 32, which only sets
+    too small to measure anything would need: their footprint tells.
     """
     wanted = 5 * cache_bytes(backend.device)
-    return 1 if operand_bytes >= wanted else -(-wanted // max(operand_bytes, 1)) + 1
+    return 1 if operand_bytes >= wanted else min(-(-wanted // max(operand_bytes, 1)) + 1, _SETS_MOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

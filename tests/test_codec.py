@@ -287,7 +287,7 @@ ROUND = "$.outcomes[0].measurement.rounds[0]"
         (
             b'"preset":"quick","previous":null',
             b'"previous":null,"preset":"quick"',
-            "$.plan",
+            "$.preflight",
             "second spelling",
         ),
         (b'"at_s":0,', b'"at_s":NaN,', f"{ROUND}.at_s", "NaN and Infinity are not JSON"),

@@ -28,42 +28,52 @@ pytestmark = pytest.mark.skipif(bool(sass.missing()), reason=sass.missing() or "
 every_capability = pytest.mark.parametrize("capability", sass.CAPABILITIES)
 
 # What a kernel may do although the rule forbids it: (kernel, the fault's first words) -> the reason.
-EXEMPT: Mapping[tuple[str, str], str] = {}
+EXEMPT: Mapping[tuple[str, str], str] = {
+    ("harness.kernels.montecarlo.payoffs", "float64"): (
+        "sinf and cosf reduce angles above 105615 in float64; ours are below 2 pi and never get there"
+    ),
+}
 
 # Benchmarks that time chains of one instruction, eight chains side by side: a loop holds a multiple of eight, or steps were merged.
 CHAINS = 8
 CHAINED = {
     "harness.kernels.fma.": re.compile(r"^(FFMA2?|DFMA|HFMA2(\.\w+)*)$"),
     "harness.kernels.int_mad.mads": re.compile(r"^IMAD$"),
-    "harness.kernels.int_mad.dots": re.compile(r"^IDP\b"),
+    "harness.kernels.int_mad.DP4A": re.compile(r"^IDP\b"),
 }
 
 
-def _members(value: object) -> Iterator[CudaSource]:
+def _members(name: str, value: object) -> Iterator[tuple[str, CudaSource]]:
+    """Walk through a constant; the sources in it are named by the way to them."""
     if isinstance(value, CudaSource):
-        yield value
+        yield name, value
     elif isinstance(value, Mapping):
-        for member in value.values():
-            yield from _members(member)
+        for key, member in value.items():
+            yield from _members(f"{name}[{key}]", member)
     elif isinstance(value, tuple | list):
-        for member in value:
-            yield from _members(member)
+        for i, member in enumerate(value):
+            yield from _members(f"{name}[{i}]", member)
 
 
 def sources() -> dict[str, CudaSource]:
-    """Find every CUDA source that stands in a module of ours, by its module and name."""
+    """Find every CUDA source that stands in a module of ours; one that several modules name, once."""
     found: dict[str, CudaSource] = {}
     for package in (harness.kernels, harness.device):
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            for value in vars(importlib.import_module(info.name)).values():
-                for source in _members(value):
+            for constant, value in vars(importlib.import_module(info.name)).items():
+                for name, source in _members(f"{info.name}.{constant}", value):
                     if source not in found.values():
-                        found[f"{info.name}.{source.name}#{len(found)}"] = source
+                        found[name] = source
     return found
 
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split(".")))
+
+
+def uses_doubles(source: CudaSource) -> bool:
+    """Tell whether a source asks for float64, in its text or in a definition among its options."""
+    return bool(re.search(r"\bdouble[234]?\b", " ".join((source.text, *source.options))))
 
 
 def uses_tensor_cores(source: CudaSource) -> bool:
@@ -97,7 +107,7 @@ def chain_faults(code: sass.Code | str, opcode: re.Pattern[str]) -> list[str]:
 
 
 def _excused(name: str, messages: list[str]) -> list[str]:
-    kernel = name.partition("#")[0]
+    kernel = name.partition("#")[0]  # without the types of its arguments
     return [f"{name}: {m}" for m in messages if not any(k == kernel and m.startswith(w) for k, w in EXEMPT)]
 
 
@@ -126,6 +136,12 @@ def compiled_range_kernels(capability: str) -> dict[str, sass.Code | str]:
     return dict(zip(kernels, sass.listings(builds, capability), strict=True))
 
 
+def test_sources_are_found_where_they_stand() -> None:
+    found = sources()
+    assert {name for name, source in found.items() if source.name == "dots"} == {"harness.kernels.int_mad.DP4A"}
+    assert dict(_members("x", {"a": (broken.DEAD,)})) == {"x[a][0]": broken.DEAD}
+
+
 @pytest.mark.slow
 @every_capability
 def test_every_source_compiles_to_what_it_should(capability: str) -> None:
@@ -134,7 +150,7 @@ def test_every_source_compiles_to_what_it_should(capability: str) -> None:
         for name, (source, code) in compiled_sources(capability).items()
         for problem in _excused(
             name,
-            faults(code, doubles=bool(re.search(r"\bdouble[234]?\b", source.text)), tensor=uses_tensor_cores(source)),
+            faults(code, doubles=uses_doubles(source), tensor=uses_tensor_cores(source)),
         )
     ]
     assert not problems, "\n".join(problems)
@@ -214,6 +230,7 @@ def _one_array(kind: str) -> tuple[Any, ...]:
     return types.uint64, array, array
 
 
+@pytest.mark.gpu
 def test_an_untyped_literal_in_a_range_kernel_is_found() -> None:
     code = listing(partial(sass.compile_range_kernel, broken.untyped, _one_array("float32"), "9.0"), "9.0")
     (message,) = faults(code, doubles=False, tensor=False)

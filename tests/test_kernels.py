@@ -86,19 +86,21 @@ def test_the_right_answer_is_accepted_also_when_run_again(
 
 
 @every_cell
-@pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_a_wrong_answer_is_refused(bench: registry.Benchmark, params: Params, backend: Backend, kind: str) -> None:
+def test_a_wrong_answer_is_refused(bench: registry.Benchmark, params: Params, backend: Backend) -> None:
     case = build(bench, backend, SEED, params)
     answer = case.run()
-    array = answer[0] if isinstance(answer, tuple) else answer
-    if kind == "not a number" and array.dtype.kind not in "fc":
-        pytest.skip("integers have no NaN")
-    if kind == "two exchanged" and array.size == 1:
-        pytest.skip("one element cannot be exchanged")
-    host = backend.to_host(array).copy()
-    CORRUPTIONS[kind](host)
-    wrong = backend.xp.asarray(host)
-    assert not case.check((wrong, *answer[1:]) if isinstance(answer, tuple) else wrong)
+    array, *rest = answer if isinstance(answer, tuple) else (answer,)
+    right = backend.to_host(array).copy()
+    believed = []
+    for kind, corrupt in CORRUPTIONS.items():
+        if (kind == "not a number" and right.dtype.kind not in "fc") or (kind == "two exchanged" and right.size == 1):
+            continue  # integers have no NaN, and one element cannot be exchanged
+        host = right.copy()
+        corrupt(host)
+        wrong = backend.xp.asarray(host)
+        if case.check((wrong, *rest) if isinstance(answer, tuple) else wrong):
+            believed.append(kind)
+    assert not believed
 
 
 @every_cell

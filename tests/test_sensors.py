@@ -44,11 +44,11 @@ Child = Callable[..., Json]
 
 
 @contextmanager
-def child(library: Path) -> Iterator[Child]:
-    """Yield a function that runs a scenario, with its story, in a process that loads NVML from a folder."""
+def child(library: Path, script: str = __file__) -> Iterator[Child]:
+    """Yield a function that runs a scenario of a script, with its story, in a process that loads NVML from a folder."""
     env = os.environ | {"LD_LIBRARY_PATH": str(library)}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), env.get("PYTHONPATH")]))
-    command = [sys.executable, __file__]
+    command = [sys.executable, script]
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -61,25 +61,29 @@ def child(library: Path) -> Iterator[Child]:
         yield run
 
 
-def answer_requests() -> None:
+def answer_requests(scenarios: Mapping[str, Any]) -> None:
     """Be the child: one request a line, one answer a line."""
     for line in sys.stdin:
         scenario, os.environ["FAKE_NVML"] = json.loads(line)
         with suppress(OSError):  # there may be no library: that is a story too
             fake().fake_nvml_reset()
-        print(json.dumps(globals()[scenario]()), flush=True)
+        print(json.dumps(scenarios[scenario]()), flush=True)
+
+
+def build(folder: Path) -> Path:
+    """Compile the fake NVML into a folder."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler `cc` to build the fake NVML with")
+    flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread", f"-Wl,-soname,{SONAME}"]
+    subprocess.run([compiler, *flags, "-o", folder / SONAME, SOURCE], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def tell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     """Run a scenario in a child whose NVML tells a story."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler `cc` to build the fake NVML with")
-    folder = tmp_path_factory.mktemp("fakenvml")
-    flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread", f"-Wl,-soname,{SONAME}"]
-    subprocess.run([compiler, *flags, "-o", folder / SONAME, SOURCE], check=True)
-    with child(folder) as run:
+    with child(build(tmp_path_factory.mktemp("fakenvml"))) as run:
         yield run
 
 
@@ -782,4 +786,4 @@ def test_a_wide_node_is_asked_for_some_of_its_clocks(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    answer_requests()
+    answer_requests(globals())

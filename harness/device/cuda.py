@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ _BLOCK = 256
 _BLOCKS_PER_SM = 16
 _HOLD_LIMIT_NS = 5_000_000_000
 _PROBE_S = 0.004
+_PERSISTING_L2 = 6  # cudaLimitPersistingL2CacheSize, which CuPy does not name
 
 
 class _Watch:
@@ -89,6 +90,8 @@ class CudaDevice:
         self._stamper: Launcher | None = None
         self._holder: _Holder | None = None
         self._sms = int(cupy.cuda.Device(0).attributes["MultiProcessorCount"])
+        with suppress(cupy.cuda.runtime.CUDARuntimeError):  # before 8.0 there is no such carve-out
+            cupy.cuda.runtime.deviceSetLimit(_PERSISTING_L2, 0)  # what it holds would pass for memory
 
     def rng(self, seed: int) -> Rng:
         """Return the generator of this seed."""

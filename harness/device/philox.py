@@ -6,9 +6,11 @@ The counter is (index, stream), 64 bits each, low word first; the key is the see
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-__all__ = ["words"]
+__all__ = ["bells", "units32", "units64", "words"]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -17,6 +19,15 @@ _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
 _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
+
+_EIGHT = np.uint32(8)
+_SIXTEEN = np.uint32(16)
+_HALFWORD = np.uint32(0xFFFF)
+_ELEVEN = np.uint64(11)
+_UNIT32 = np.float32(2.0**-24)
+_UNIT64 = np.float64(2.0**-53)
+_BELL_MEAN = np.int64(4 * 65535)
+_BELL_SCALE = np.float32(math.sqrt(12 / 8) / 65536)  # a sum of eight 16-bit uniforms has variance 8/12 * 65536**2
 
 
 def words(lane, first, count, step, seed, stream, start, out):  # type: ignore[no-untyped-def]
@@ -43,3 +54,28 @@ def words(lane, first, count, step, seed, stream, start, out):  # type: ignore[n
         out[at + np.uint64(1)] = c1
         out[at + np.uint64(2)] = c2
         out[at + np.uint64(3)] = c3
+
+
+def units32(lane, first, count, step, bits, out):  # type: ignore[no-untyped-def]
+    """Turn 32-bit words into float32 in [0, 1), 24 bits each; `out` may be a view of `bits`."""
+    for k in range(count):
+        i = first + k * step
+        out[i] = np.float32(bits[i] >> _EIGHT) * _UNIT32
+
+
+def units64(lane, first, count, step, bits, out):  # type: ignore[no-untyped-def]
+    """Turn 64-bit words into float64 in [0, 1), 53 bits each; `out` may be a view of `bits`."""
+    for k in range(count):
+        i = first + k * step
+        out[i] = np.float64(bits[i] >> _ELEVEN) * _UNIT64
+
+
+def bells(lane, first, count, step, bits, out):  # type: ignore[no-untyped-def]
+    """Turn four 32-bit words each into the scaled sum of their eight halves, less its mean."""
+    for k in range(count):
+        i = first + k * step
+        total = np.int64(0)
+        for j in range(4):
+            word = bits[_FOUR * i + np.uint64(j)]
+            total += np.int64(word & _HALFWORD) + np.int64(word >> _SIXTEEN)
+        out[i] = np.float32(total - _BELL_MEAN) * _BELL_SCALE

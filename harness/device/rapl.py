@@ -46,6 +46,12 @@ class CpuSensors:
             sm_clock_mhz=self._ask("sm_clock"),
         )
 
+    def counters(self) -> None:
+        """Return nothing: a CPU's counters take rights that a benchmark should not have."""
+
+    def activity(self, first: object, last: object) -> None:
+        """Return nothing."""
+
     def close(self) -> None:
         """Nothing is held open."""
 

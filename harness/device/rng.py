@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Rng"]
 
-_BELL_SCALE = math.sqrt(12 / 8) / 65536  # a sum of eight 16-bit uniforms has variance 8/12 * 65536**2
-
 
 class Rng:
     """Philox streams of one seed. Each call takes the next stream, so the order of calls matters and their sizes do not."""
@@ -38,10 +36,11 @@ class Rng:
     def uniform(self, shape: int | Sequence[int], dtype: str = "float32") -> Array:
         """Return numbers in [0, 1): 24 random bits each in float32 and float16's source, 53 in float64."""
         n = math.prod(shape) if isinstance(shape, Sequence) else shape
-        if dtype == "float64":
-            pairs = self.words(2 * n).view(np.uint64)
-            return ((pairs >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
-        return ((self.words(n) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)).astype(dtype).reshape(shape)
+        wide = dtype == "float64"
+        bits = self.words(2 * n).view(np.uint64) if wide else self.words(n)
+        numbers = bits.view(np.float64 if wide else np.float32)  # in place: no second array is ever held
+        self._backend.compile(philox.units64 if wide else philox.units32)(n, bits, numbers)
+        return numbers.astype(dtype, copy=False).reshape(shape)
 
     def bell(self, shape: int | Sequence[int], dtype: str = "float32") -> Array:
         """Return numbers of mean 0 and variance 1 with a bell-shaped density.
@@ -50,9 +49,9 @@ class Rng:
         the last bit, integer sums do not. Excess kurtosis is -0.15, the range is +-4.9.
         """
         n = math.prod(shape) if isinstance(shape, Sequence) else shape
-        halves = self.words(4 * n).view(np.uint16).reshape(n, 8)
-        centred = (halves.sum(axis=1, dtype=np.int32) - np.int32(4 * 65535)).astype(np.float32)
-        return (centred * np.float32(_BELL_SCALE)).astype(dtype).reshape(shape)
+        numbers = self._backend.xp.empty(n, dtype=np.float32)
+        self._backend.compile(philox.bells)(n, self.words(4 * n), numbers)
+        return numbers.astype(dtype, copy=False).reshape(shape)
 
     def order(self, n: int) -> Array:
         """Return a random permutation of 0 to n - 1 as int64, on the host: sort 64 random bits an element."""

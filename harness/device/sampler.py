@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from types import MappingProxyType, TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from harness.errors import FailureError
-from harness.model import SensorState, TelemetrySample
+from harness.model import Activity, SensorState, TelemetrySample
 
 __all__ = ["FakeSensors", "Sampler", "Sensors", "SensorsLostError", "SilentSensors", "energy_between"]
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class SensorsLostError(FailureError):
@@ -37,6 +38,12 @@ class Sensors(Protocol):
     def read(self, at_s: float) -> TelemetrySample:
         """Read what answers, stamped `at_s`. Raises `SensorsLostError`."""
 
+    def counters(self) -> object | None:
+        """Mark where the device's activity counters stand; None where there are none, or they do not answer."""
+
+    def activity(self, first: Any, last: Any) -> Activity | None:
+        """Return what was counted between two of its own marks; None where that cannot be told."""
+
     def close(self) -> None:
         """Let go of the device. Calling it again does nothing."""
 
@@ -50,6 +57,12 @@ class SilentSensors:
         """Return an empty sample."""
         return TelemetrySample(at_s=at_s)
 
+    def counters(self) -> None:
+        """Return nothing: nobody counts."""
+
+    def activity(self, first: Any, last: Any) -> None:
+        """Return nothing."""
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -58,6 +71,7 @@ class FakeSensors:
     """Sensors that tell a given story: a function of time, or one sample a read, of which the last repeats.
 
     A replayed sample is stamped with the time at which it is read. After `lost_after_reads` reads the device is lost.
+    Its counters, if `activity` is given, count this over any time, however short.
     """
 
     def __init__(
@@ -66,6 +80,7 @@ class FakeSensors:
         *,
         lost_after_reads: int | None = None,
         capability: Mapping[str, SensorState] = MappingProxyType({}),
+        activity: Activity | None = None,
     ) -> None:
         """Take the story, and what `capability` is to say."""
         self.capability = capability
@@ -73,6 +88,7 @@ class FakeSensors:
         self.closed = False
         self._story = story
         self._lost_after_reads = lost_after_reads
+        self._activity = activity
 
     def read(self, at_s: float) -> TelemetrySample:
         """Return the next sample of the story."""
@@ -85,6 +101,14 @@ class FakeSensors:
         if not self._story:
             return TelemetrySample(at_s=at_s)
         return replace(self._story[min(self.reads, len(self._story)) - 1], at_s=at_s)
+
+    def counters(self) -> float | None:
+        """Return the time, if the story has counters."""
+        return time.perf_counter() if self._activity is not None else None
+
+    def activity(self, first: float, last: float) -> Activity | None:
+        """Return the story's activity over the time between two marks."""
+        return replace(self._activity, window_s=last - first) if self._activity is not None else None
 
     def close(self) -> None:
         """Remember that it was called."""
@@ -133,6 +157,16 @@ class Sampler:
         """Return what was read from one moment to another."""
         return tuple(s for s in self.samples if start_s <= s.at_s <= end_s)
 
+    def counters(self) -> object | None:
+        """Mark where the device's activity counters stand; None where nobody counts. Raises nothing."""
+        return self._harmless(self._sensors.counters)
+
+    def activity(self, first: object | None, last: object | None) -> Activity | None:
+        """Return what was counted between two marks; None where that cannot be told. Raises nothing."""
+        if first is None or last is None:
+            return None
+        return self._harmless(lambda: self._sensors.activity(first, last))
+
     def __enter__(self) -> Self:
         """Take the first sample, before any work can start, and go on in a thread."""
         self._start_s = time.perf_counter()
@@ -149,6 +183,13 @@ class Sampler:
         if self._thread.is_alive():
             self._lost = f"the driver did not answer within {self._patience_s:g} s"
         self._lost = self._lost or self._odd
+
+    def _harmless(self, ask: Callable[[], _T]) -> _T | None:
+        try:
+            return ask() if self._lost is None else None
+        except Exception:  # a measurement outlives any counter
+            _log.warning("the activity counters failed", exc_info=True)
+            return None
 
     def _run(self) -> None:
         tick = 0

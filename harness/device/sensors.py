@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from harness.device import gpm
 from harness.device.sampler import SensorsLostError
-from harness.model import ComputeMode, Device, EnergyScope, SensorState, TelemetrySample
+from harness.model import Activity, ComputeMode, Device, EnergyScope, SensorState, TelemetrySample
 
 __all__ = [
     "GpuProcess",
@@ -118,6 +119,9 @@ class NvmlSensors:
             self.capability, self._readers, fields = _probe(self._nvml, self._gpu)
             self._fields = _Fields(self._nvml, self._gpu, fields)
             self._reads = 0
+            self._counters = gpm.Counters(self._nvml, self._gpu) if self.capability["gpm"] == "ok" else None
+            if self._counters is not None:
+                stack.callback(self._counters.close)
             self._open = stack.pop_all()
 
     def read(self, at_s: float) -> TelemetrySample:
@@ -149,6 +153,14 @@ class NvmlSensors:
             ecc_corrected_count=corrected,
             ecc_uncorrected_count=uncorrected,
         )
+
+    def counters(self) -> gpm.Mark | None:
+        """Mark where the GPU's activity counters stand; None before Hopper, or if they do not answer now."""
+        return self._counters.mark() if self._counters is not None else None
+
+    def activity(self, first: gpm.Mark, last: gpm.Mark) -> Activity | None:
+        """Return what was counted between two marks; None if these are too close to tell, or NVML will not."""
+        return self._counters.between(first, last) if self._counters is not None else None
 
     def close(self) -> None:
         """Let go of NVML. Calling it again does nothing."""
@@ -324,7 +336,7 @@ class _Inquiry:
         return None if state is None else bool(state)
 
     def sensors(self) -> Mapping[str, SensorState]:
-        unknown: dict[str, SensorState] = dict.fromkeys(_FIELD_SENSORS.keys() | _READERS.keys(), "error")
+        unknown: dict[str, SensorState] = dict.fromkeys(_FIELD_SENSORS.keys() | _READERS.keys() | {"gpm"}, "error")
         probed = self.value(_probe, self.nvml, self.gpu)
         return probed[0] if probed else unknown
 
@@ -407,6 +419,7 @@ def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, _R
                 readers[name] = reader
                 break
         states[name] = _best(tried)
+    states["gpm"] = _state(nvml, gpu, gpm.probe)
     states["power_instant"] = "ok" if _POWER_INSTANT in values else "not_supported"
     return states, readers, tuple(values)
 

@@ -77,7 +77,7 @@ def _mean_and_deviation() -> tuple[float, float]:
     return mean, math.sqrt(square - mean**2)
 
 
-@benchmark(version=1, metric="throughput", quick=False, paths=Sized(check=1 << 14, cpu=1 << 21, cuda=1 << 30))
+@benchmark(version=1, metric="throughput", quick=False, paths=Sized(check=1 << 14, cpu=1 << 20, cuda=1 << 30))
 def montecarlo(backend: Backend, seed: int, *, paths: int) -> Case:
     """Paths that price a European call in float32, a multiple of 256; every sum of 256 payoffs is checked in float64."""
     n = paths // _PATHS
@@ -92,10 +92,10 @@ def montecarlo(backend: Backend, seed: int, *, paths: int) -> Case:
         return out
 
     def check(answer: Array) -> bool:
-        # The kernel in float64 judges every sum; NumPy, by a sample, and the closed form, by the mean, judge that kernel.
+        # The kernel in float64 judges every sum; NumPy, by three of them, and the closed form, by the mean, judge that kernel.
         exact = xp.zeros(n, dtype=np.float64)
         launch(n, np.uint64(seed), exact_terms, exact)
-        for i in range(0, n, max(1, n // 16)):
+        for i in (0, n // 2, n - 1):
             sample = _by_numpy(backend.to_host(backend.rng(seed).words(4 * _CALLS, start=i * _CALLS)))
             if abs(float(exact[i]) - sample) > 1e-9 * sample:
                 return False

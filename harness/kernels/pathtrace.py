@@ -303,7 +303,7 @@ def _scene(uniform: Any) -> Any:
     version=1,
     metric="throughput",
     quick=False,
-    width=Sized(check=32, cpu=320, cuda=1920),
+    width=Sized(check=32, cpu=256, cuda=1920),
     samples=Sized(check=2, cpu=4, cuda=16),
 )
 def pathtrace(backend: Backend, seed: int, *, width: int, samples: int) -> Case:

@@ -13,7 +13,6 @@ from harness.registry import Case, Sized, Work, benchmark, require_memory, rotat
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
 
-_SETS = 32  # at most: the size to check with is too small to be cold
 _THREADS = 256
 _GROUP = 32  # rows that share one read of the weights
 _CHUNK = 1 << 22  # elements that the check takes at a time
@@ -88,7 +87,7 @@ rmsnorm(const float4* x, const float4* weight, float4* y, unsigned rows, unsigne
 def rmsnorm(backend: Backend, seed: int, *, rows: int, hidden: int) -> Case:
     """RMS norm of float32 rows with weights, each element read once; hidden is a multiple of 4 up to 6,144."""
     xp, rng, size, groups = backend.xp, backend.rng(seed), 4 * rows * hidden, -(-rows // _GROUP)
-    sets = min(_SETS, rotation(backend, 2 * size))
+    sets = rotation(backend, 2 * size)
     require_memory(backend, 2 * sets * size + 40 * _CHUNK)
     weight = rng.uniform(hidden) + np.float32(0.5)
     inputs = tuple(rng.uniform((rows, hidden)) * np.float32(2) - np.float32(1) for _ in range(sets))

@@ -23,7 +23,7 @@ from harness import registry, stats, units
 from harness.device.backend import Backend
 from harness.device.cuda import is_out_of_memory
 from harness.device.sampler import Sampler, Sensors
-from harness.errors import HarnessError
+from harness.errors import FailureError, HarnessError
 from harness.measure.ceiling import ceiling
 from harness.measure.energy import spent
 from harness.measure.rounds import Effort, enough
@@ -127,6 +127,7 @@ def _sit_down(job: Job, backend: Backend) -> tuple[_Seat | None, Outcome | None]
         bench = registry.find([job.benchmark])[0]
         _same_version(bench, job)
         case = bench.build(backend, int(job.seed, 16), job.params)
+        _some_work(bench, case)
         first = case.run()
         backend.synchronize()
         right = case.check(first)
@@ -149,6 +150,14 @@ def _same_version(bench: registry.Benchmark, job: Job) -> None:
         raise registry.Skip(msg)
 
 
+def _some_work(bench: registry.Benchmark, case: registry.Case) -> None:
+    """Refuse a rate of nothing a second: it would look like a measurement, and a price would follow from it."""
+    metric = bench.metric or units.metric_of(case.work)
+    if units.amount(case.work, metric)[0] <= 0:
+        msg = f"benchmark {bench.name!r} declares no work of its metric, {metric}"
+        raise FailureError(msg)
+
+
 def _what_broke(err: Exception) -> tuple[Literal["out_of_memory", "failed"], str]:
     """Say what broke and in which line: a benchmark's author needs both, in one line and of bearable length."""
     kind: Literal["out_of_memory", "failed"] = "out_of_memory" if is_out_of_memory(err) else "failed"
@@ -167,7 +176,7 @@ def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort
     with Sampler(sensors) as sampler:
         playing = []
         for seat in seats:
-            outcome = _attempt(seat, lambda seat=seat: _begin(seat, backend, sampler, effort))
+            outcome = _attempt(seat, lambda seat=seat: _begin(seat, backend, sampler, effort, alone=len(seats) == 1))
             if outcome is None:
                 playing.append(seat)
             else:
@@ -191,7 +200,7 @@ def _sustained(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effor
 
 
 def _endure(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> None:
-    _begin(seat, backend, sampler, effort)
+    _begin(seat, backend, sampler, effort, alone=True)
     clockwork = _clockwork(seat)
     seat.soak = clockwork.soak(effort)
     began = sampler.at_s()
@@ -212,8 +221,8 @@ def _attempt(seat: _Seat, what: Any) -> Outcome | None:
     return None
 
 
-def _begin(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> None:
-    seat.clockwork = Clockwork(seat.case, backend, sampler)
+def _begin(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort, *, alone: bool) -> None:
+    seat.clockwork = Clockwork(seat.case, backend, sampler, alone=alone)
     seat.clockwork.warm_up(effort)
 
 
@@ -264,6 +273,7 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
     clocks = [r.clock_mhz for r in counted if r.clock_mhz is not None]
     clock_mhz = sum(clocks) / len(clocks) if clocks else None
     telemetry = clockwork.telemetry(counted)
+    activity = clockwork.activity(centre)
     lost = sampler.lost
     reached = ceiling(
         device, seat.job.params, case.work, metric, centre, cache=case.cache, clock_mhz=clock_mhz, telemetry=telemetry
@@ -284,6 +294,8 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
                 metric=metric,
                 ceiling=reached,
                 telemetry=telemetry,
+                dtype=str(seat.job.params.get("dtype", "")),
+                activity=activity,
             )
         ),
         discarded=seat.discarded,
@@ -316,6 +328,7 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
         soak=seat.soak,
         energy=_energy(seat, device, sampler, effort),
         ceiling=reached,
+        activity=activity,
     )
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from harness import registry
 from harness.device.backend import Backend
 from harness.device.sampler import Sampler
+from harness.measure.counters import Witness
 from harness.measure.energy import Mark
 from harness.measure.rounds import Effort, batch_for, samples_for
 from harness.measure.validity import hard_throttle, timers_differ
 from harness.measure.warmth import Reading, settled, soak, soaked
-from harness.model import Round, Soak, TelemetrySample
+from harness.model import Activity, Round, Soak, TelemetrySample
 
 __all__ = ["Clockwork"]
 
@@ -31,8 +32,8 @@ _SHORTEST_S = 1e-9  # an event pair may read 0 for a kernel below its resolution
 class Clockwork:
     """Times one case. Its methods are called in the order warm_up, then soak or not, then round after round."""
 
-    def __init__(self, case: registry.Case, backend: Backend, sampler: Sampler) -> None:
-        """Begin with nothing known."""
+    def __init__(self, case: registry.Case, backend: Backend, sampler: Sampler, *, alone: bool = False) -> None:
+        """Begin with nothing known; `alone` if no other job has rounds between this one's."""
         self.answer: Any = None
         self.rounds: list[Round] = []
         self.marks: list[Mark] = []
@@ -44,6 +45,7 @@ class Clockwork:
         self._case = case
         self._backend = backend
         self._sampler = sampler
+        self._witness = Witness(sampler, alone=alone)
         self._spans: list[tuple[float, float]] = []  # of each round
         self._runs = 0
         self._batch = 1
@@ -75,6 +77,7 @@ class Clockwork:
         """Run until the time is up and the clock has settled; find the size of a sample on the way."""
         first = self._sampler.samples
         self._cool_c = next((s.temperature_c for s in reversed(first) if s.temperature_c is not None), None)
+        self._witness.begin("warmup", self._runs)
         began, times, clocks, batch = time.perf_counter(), list[float](), list[float | None](), 1
         while True:
             before, window_began = self._backend.stamp(), time.perf_counter()
@@ -91,6 +94,7 @@ class Clockwork:
                 break
             if spent_s >= effort.warmup_s and settled(clocks):
                 break
+        self._witness.end(self._runs)
         self.warmup_times_s = tuple(times)
         self._choose_batch(min(times), effort)
 
@@ -124,7 +128,9 @@ class Clockwork:
     def round(self, effort: Effort) -> Round:
         """Take one round of samples between two looks at the sensors and two stamps of the clock."""
         samples = samples_for(self._sample_s, effort)
-        start_s, before = self._sampler.take(), self._backend.stamp()
+        start_s = self._sampler.take()
+        self._witness.begin("rounds", self._runs)
+        before = self._backend.stamp()
         device, host = list[float](), list[float]()
         for _ in range(samples):
             device_s, host_s, held = self._time(self._batch, hold=self.held)
@@ -146,6 +152,8 @@ class Clockwork:
             clock_mhz=clock_mhz,
             discarded=hard_throttle(self._sampler.between(start_s, end_s)),
         )
+        if taken.discarded is None:
+            self._witness.end(self._runs)
         self.rounds.append(taken)
         self._spans.append((start_s, end_s))
         self.timed_s += sum(host)
@@ -159,6 +167,10 @@ class Clockwork:
             if not told or self._cool_c is None or told[0] <= self._cool_c + _COOL_C:
                 return
             time.sleep(min(_COOL_POLL_S, effort.cool_max_s))
+
+    def activity(self, time_s: float) -> Activity | None:
+        """Return what the device's counters say of its rounds, of which one run took `time_s`, or else of its warm-up."""
+        return self._witness.activity(time_s)
 
     def telemetry(self, rounds: Sequence[Round]) -> tuple[TelemetrySample, ...]:
         """Return what the sensors said during these of its rounds."""

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness import stats
 from harness.measure.ceiling import LIMIT_FRACTION
+from harness.measure.counters import unexplained
 from harness.measure.rounds import Effort
-from harness.model import Cache, Ceiling, Device, Metric, Soak, State, TelemetrySample
+from harness.model import Activity, Cache, Ceiling, Device, Metric, Soak, State, TelemetrySample
 from harness.registry import cache_bytes
 
 __all__ = ["RETRIES_MOST", "hard_throttle", "judge", "objections", "timers_differ"]
@@ -85,6 +86,8 @@ def objections(  # noqa: PLR0913 - as many ways for a number to be impossible
     metric: Metric,
     ceiling: Ceiling | None,
     telemetry: Sequence[TelemetrySample],
+    dtype: str = "",
+    activity: Activity | None = None,
 ) -> Iterator[str]:
     """Yield each reason why a measurement cannot be what it says."""
     if cache == "cold" and footprint_bytes is not None and footprint_bytes <= 2 * cache_bytes(device):
@@ -95,6 +98,9 @@ def objections(  # noqa: PLR0913 - as many ways for a number to be impossible
     told = [frozenset(s.throttle_reasons) for s in telemetry if s.throttle_reasons is not None]
     if metric in {"compute", "bandwidth"} and len(told) >= _SAMPLES_LEAST and _share(told, _IDLE) == 1:
         yield "the driver called the GPU idle all the while: the load did not run there"
+    contradiction = unexplained(activity, metric=metric, dtype=dtype, cache=cache, ceiling=ceiling)
+    if contradiction is not None:
+        yield contradiction
 
 
 def timers_differ(device_s: float, host_s: float) -> str | None:

@@ -42,10 +42,10 @@ _ADVICE = {
 }
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def _table(*columns: str, right: Sequence[str] = (), wrap: Sequence[str] = ()) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    for name in columns:  # only the last one, of words, may wrap
-        wraps = name == columns[-1]
+    for name in columns:  # the last one is of words
+        wraps = name == columns[-1] or name in wrap
         table.add_column(name, justify="right" if name in right else "left", no_wrap=not wraps, overflow="fold")
     return table
 
@@ -109,9 +109,9 @@ def _sensors(device: Device) -> str:
 
 def benchmark_table(found: Sequence[Benchmark]) -> RenderableType:
     """Return the table of benchmarks: what each measures and over which axes."""
-    table = _table("benchmark", "version", "axes", "measures", right=["version"])
+    table = _table("benchmark", "version", "measures", "axes", right=["version"], wrap=["measures"])
     for bench in found:
-        table.add_row(Text(bench.name, style="bold"), str(bench.version), _axes(bench), bench.summary)
+        table.add_row(Text(bench.name, style="bold"), str(bench.version), bench.summary, _axes(bench))
     return table
 
 

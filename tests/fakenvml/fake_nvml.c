@@ -10,7 +10,8 @@
  *     name=Emulated_NVIDIA_H100         an underscore stands for a space
  *     throttle_ns=500000000 mode=3      what each throttle counter stands at; the compute mode
  *     0.processes=2                     processes 4242, 4243, ... hold 1 GiB, 2 GiB, ... of it
- *     0.nvmlDeviceGetSerial=3           what a function answers instead; field186=3 for a field value
+ *     gpm=0 dram=12.5 sm=nan            whether it counts its activity; what a counter says, in per cent (MiB/s for tx, rx)
+ *     0.nvmlDeviceGetSerial=3           what a function answers instead; field186=3 for a field value, gpm10=3 for a counter
  *
  * fake_nvml_reset() begins again with two healthy GPUs, fake_nvml_calls("nvmlDeviceGetName") counts calls.
  * Energy is the exact integral of power_mw since the machine started.
@@ -24,12 +25,15 @@
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, LOST = 15 };
 enum { UNSIGNED_INT = 1, UNSIGNED_LONG_LONG = 3 }; /* types of a field's value */
-enum { GPUS = 2, NAMES = 256 };
+enum { GPUS = 2, NAMES = 256, METRICS = 22 };
 
 typedef struct {
     char name[64], uuid[48], bus[20];
     int lost, cc_major, cc_minor;
     uint64_t memory_bytes, power_mw, throttle, throttle_ns, processes, mode;
+    int gpm;
+    double counters[METRICS]; /* what each says now */
+    double sums[METRICS], sampled_s; /* and has added up until it was last sampled */
 } Gpu;
 
 typedef struct {
@@ -49,17 +53,32 @@ typedef struct {
     int32_t answer;
     union { double d; uint32_t ui; uint64_t ull; } value;
 } FieldValue;
+typedef struct { uint32_t version, supported; } GpmSupport;
+typedef struct { const Gpu *gpu; double now_s, sums[METRICS]; } GpmSample; /* opaque to the caller: counters that only grow */
+typedef struct {
+    uint32_t metric;
+    int32_t answer;
+    double value;
+    const char *short_name, *long_name, *unit;
+} GpmMetric;
+typedef struct { uint32_t version, count; GpmSample *first, *last; GpmMetric metrics[]; } GpmQuery;
+
+static const char *const metric_names[METRICS] = {
+    [2] = "sm", [3] = "occupancy", [4] = "integer", [5] = "tensor", [6] = "dfma", [7] = "hmma", [9] = "imma",
+    [10] = "dram", [11] = "fp64", [12] = "fp32", [13] = "fp16", [20] = "tx", [21] = "rx",
+};
 
 static const Gpu healthy[GPUS] = {
     {"NVIDIA H100 80GB HBM3", "GPU-00000000-0000-4000-8000-000000000001",
-     "00000000:17:00.0", 0, 9, 0, 85899345920, 650000, 0, 0, 0, 0},
+     "00000000:17:00.0", 0, 9, 0, 85899345920, 650000, 0, 0, 0, 0, 1,
+     {[2] = 99, [3] = 25, [4] = 12, [5] = 70, [6] = 1, [7] = 68, [9] = 2, [10] = 85, [11] = 5, [12] = 30, [13] = 4, [20] = 100, [21] = 200}, {0}, 0},
     {"NVIDIA GeForce RTX 4090", "GPU-00000000-0000-4000-8000-000000000002",
-     "00000000:65:00.0", 0, 8, 9, 25757220864, 430000, 0, 0, 0, 0},
+     "00000000:65:00.0", 0, 8, 9, 25757220864, 430000, 0, 0, 0, 0, 0, {0}, {0}, 0}, /* Ada has no GPM */
 };
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER; /* samplers call from several threads */
 static Gpu gpus[GPUS];
 static Answer answers[NAMES];
-static int answer_count, gpu_count = GPUS, init_answer, open_count;
+static int answer_count, gpu_count = GPUS, init_answer, open_count, samples_held;
 
 static Answer *find(int gpu, const char *function) { /* under the guard */
     for (int i = 0; i < answer_count; i++)
@@ -71,12 +90,30 @@ static Answer *find(int gpu, const char *function) { /* under the guard */
     return answer;
 }
 
+static double now_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void count_up(Gpu *gpu) { /* under the guard */
+    double at_s = now_s();
+    if (gpu->sampled_s) for (int i = 0; i < METRICS; i++) gpu->sums[i] += gpu->counters[i] * (at_s - gpu->sampled_s);
+    gpu->sampled_s = at_s;
+}
+
+static int metric_of(const char *key) {
+    for (int i = 0; i < METRICS; i++)
+        if (metric_names[i] && !strcmp(metric_names[i], key)) return i;
+    return 0;
+}
+
 static void set_one(int gpu, const char *key, const char *value) {
     uint64_t number = strtoull(value, NULL, 0);
     Gpu *g = &gpus[gpu < 0 ? 0 : gpu];
     if (!strcmp(key, "gpus")) gpu_count = (int)number;
     else if (!strcmp(key, "init")) init_answer = (int)number;
-    else if (!strncmp(key, "nvml", 4) || !strncmp(key, "field", 5)) find(gpu, key)->code = (int)number;
+    else if (!strncmp(key, "nvml", 4) || !strncmp(key, "field", 5) || (!strncmp(key, "gpm", 3) && key[3])) find(gpu, key)->code = (int)number;
     else if (gpu < 0) for (int i = 0; i < GPUS; i++) set_one(i, key, value);
     else if (!strcmp(key, "lost")) g->lost = (int)number;
     else if (!strcmp(key, "throttle")) g->throttle = number;
@@ -84,6 +121,8 @@ static void set_one(int gpu, const char *key, const char *value) {
     else if (!strcmp(key, "throttle_ns")) g->throttle_ns = number;
     else if (!strcmp(key, "processes")) g->processes = number;
     else if (!strcmp(key, "mode")) g->mode = number;
+    else if (!strcmp(key, "gpm")) g->gpm = (int)number;
+    else if (metric_of(key)) { count_up(g); g->counters[metric_of(key)] = strtod(value, NULL); }
     else if (!strcmp(key, "name")) {
         snprintf(g->name, sizeof g->name, "%s", value);
         for (char *c = g->name; *c; c++) if (*c == '_') *c = ' ';
@@ -107,7 +146,7 @@ void fake_nvml_set(const char *story) {
 __attribute__((constructor)) void fake_nvml_reset(void) {
     memcpy(gpus, healthy, sizeof gpus);
     memset(answers, 0, sizeof answers);
-    answer_count = init_answer = open_count = 0;
+    answer_count = init_answer = open_count = samples_held = 0;
     gpu_count = GPUS;
 }
 
@@ -137,11 +176,7 @@ static int answer_of(const Gpu *gpu, const char *function) {
 #define BY_KIND(function, number) \
     int function(Gpu *gpu, unsigned kind, unsigned *out) { ASK(gpu); *out = (number); return OK; }
 
-static uint64_t energy_mj(const Gpu *gpu) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)(gpu->power_mw * ((double)now.tv_sec + 1e-9 * (double)now.tv_nsec));
-}
+static uint64_t energy_mj(const Gpu *gpu) { return (uint64_t)(gpu->power_mw * now_s()); }
 
 int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
@@ -225,6 +260,52 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *count, Process *
     *count = running;
     if (running > room) return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < running; i++) out[i] = (Process){4242 + i, (uint64_t)(i + 1) << 30, ~0u, ~0u};
+    return OK;
+}
+
+/* Activity counters. As the real ones: each metric carries its own answer, and a GPU without them takes no sample. */
+int nvmlGpmQueryDeviceSupport(Gpu *gpu, GpmSupport *out) {
+    ASK(gpu);
+    if (out->version != 1) return INVALID_ARGUMENT;
+    out->supported = (uint32_t)gpu->gpm;
+    return OK;
+}
+int nvmlGpmSampleAlloc(GpmSample **out) {
+    ASK(NULL);
+    *out = calloc(1, sizeof **out);
+    __atomic_add_fetch(&samples_held, 1, __ATOMIC_RELAXED);
+    return OK;
+}
+int nvmlGpmSampleFree(GpmSample *sample) {
+    ASK(NULL);
+    free(sample);
+    __atomic_sub_fetch(&samples_held, 1, __ATOMIC_RELAXED);
+    return OK;
+}
+int fake_nvml_samples_held(void) { return __atomic_load_n(&samples_held, __ATOMIC_RELAXED); }
+int nvmlGpmSampleGet(Gpu *gpu, GpmSample *sample) {
+    ASK(gpu);
+    if (!gpu->gpm) return NOT_SUPPORTED;
+    pthread_mutex_lock(&guard);
+    count_up(gpu);
+    *sample = (GpmSample){.gpu = gpu, .now_s = gpu->sampled_s};
+    memcpy(sample->sums, gpu->sums, sizeof sample->sums);
+    pthread_mutex_unlock(&guard);
+    return OK;
+}
+int nvmlGpmMetricsGet(GpmQuery *query) {
+    ASK(NULL);
+    const GpmSample *first = query->first, *last = query->last;
+    if (query->version != 1 || !first->gpu || first->gpu != last->gpu) return INVALID_ARGUMENT;
+    for (unsigned i = 0; i < query->count; i++) {
+        GpmMetric *metric = &query->metrics[i];
+        char key[32];
+        snprintf(key, sizeof key, "gpm%u", metric->metric);
+        metric->answer = answer_of(first->gpu, key);
+        if (!metric->answer && (metric->metric >= METRICS || !metric_names[metric->metric])) metric->answer = NOT_SUPPORTED;
+        if (metric->answer) { metric->value = 0; continue; }
+        metric->value = (last->sums[metric->metric] - first->sums[metric->metric]) / (last->now_s - first->now_s);
+    }
     return OK;
 }
 
