@@ -154,6 +154,5 @@ MODELS = (
         mean=1.0002,
         middle=1.0002,
         tick=0.0005,
-        promised=False,
     ),
 )

@@ -12,6 +12,7 @@ from typing import Literal
 
 __all__ = [
     "Activity",
+    "Attempt",
     "Capability",
     "Ceiling",
     "Challenge",
@@ -44,6 +45,9 @@ __all__ = [
     "Work",
 ]
 
+AttemptEnd = Literal[
+    "wrong_answer", "failed", "crashed", "timeout", "out_of_memory", "lost", "contended", "aborted", "late"
+]
 Cache = Literal["cold", "hot", "n/a"]
 ComputeMode = Literal["default", "exclusive_thread", "prohibited", "exclusive_process"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -295,12 +299,25 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try at a job that did not become its outcome. All are kept: who shows the best of several tries must be seen to."""
+
+    number: int
+    started_at: str
+    elapsed_s: float
+    ended: AttemptEnd
+    reason: str
+    place: str | None = None  # of the node in its cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a job ended in: exactly one of the three."""
+    """What a job ended in: exactly one of the three, after the attempts that came to nothing."""
 
     measurement: Measurement | None = None
     skipped: Skipped | None = None
     failed: Failed | None = None
+    attempts: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -285,7 +285,9 @@ def test_a_task_that_cannot_be_read_is_told() -> None:
         ended = nursery.run(b"{}", deadline_s=60)
         assert (ended.how, ended.result) == ("crashed", b"")
         assert "exit code 1: harness.errors.ForgeryError" in ended.why
-        empty = codec.encode({"kind": "measure", "jobs": [], "device": None, "effort": None, "idle_w": None})
+        empty = codec.encode(
+            {"kind": "measure", "jobs": [], "device": None, "effort": None, "idle_w": None, "idle_s": 0}
+        )
         assert "a measuring task names jobs" in nursery.run(empty, deadline_s=60).why
 
 
@@ -374,6 +376,9 @@ def test_a_crash_in_company_is_its_own_jobs_failure_and_nobody_elses(lease: Leas
     good, segfault, skip, broken = (next(o for o in outcomes if job_of(o) == one) for one in jobs)
     assert good.measurement
     assert failed(segfault).outcome == "crashed"
+    (first,) = segfault.attempts
+    assert (first.number, first.ended) == (1, "crashed")
+    assert first.reason.startswith("in company of other jobs: signal SIGSEGV")
     assert skipped(skip).reason == "not here"
     assert failed(broken).reason.startswith("ValueError: bad news")
     still_well(lease, mark)

@@ -17,7 +17,9 @@ from harness.measure.runner import measure
 from harness.model import Device, Job, Outcome, Params, TelemetrySample, Work
 
 SEED, OTHER_SEED = 0x0123456789ABCDEF, 0xFEDCBA9876543210
-ANY_DEVICE = Device(uuid="any", name="any", kind="cuda", selector="cuda:0", sensors={})  # the smallest size asks nothing of it
+ANY_DEVICE = Device(
+    uuid="any", name="any", kind="cuda", selector="cuda:0", sensors={}
+)  # the smallest size asks nothing of it
 BRIEF = Effort(warmup_s=0.0, budget_s=0.02, sample_s=1e-6, samples=2, rounds_min=2, rounds_max=3)
 
 

@@ -43,6 +43,7 @@ PURE = {
     "pcie_generation_max": "a generation",
     "pcie_width": "lanes",
     "pcie_width_max": "lanes",
+    "number": "which of several tries",
     "niceness": "the scheduler's own scale",
     "relative_speed": "a ratio to the reference node",
     "version": "a version",

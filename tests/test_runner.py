@@ -160,7 +160,7 @@ def test_a_round_that_the_hardware_throttled_is_kept_but_does_not_count(cpu: Cpu
     def story(at_s: float) -> TelemetrySample:
         return sample(at_s=at_s, throttle_reasons=("hw_thermal",) if spell[0] <= at_s < spell[1] else ())
 
-    effort = replace(BRIEF, samples=50, sample_s=2e-3, rounds_min=4, rounds_max=4, budget_s=10.0, rest_s=0.0)
+    effort = replace(BRIEF, samples=50, sample_s=2e-3, rounds_min=4, rounds_max=4, budget_s=10.0)
     spell = (0.1, 0.16)  # shorter than a round of 0.1 s, longer than the period of sampling
     measured = run(cpu, FakeSensors(story), effort=effort).measurement
     assert measured is not None

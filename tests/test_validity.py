@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.device.sensors import throttle_names
 from harness.measure.rounds import EFFORTS
-from harness.measure.validity import RETRIES_MOST, hard_throttle, judge, objections, timers_differ
+from harness.measure.validity import RETRIES_MOST, hard_throttle, judge, objections, throttle_shares, timers_differ
 from harness.model import Ceiling, Device, Metric, Soak, State, TelemetrySample
 
 EFFORT = EFFORTS["standard"]
@@ -285,3 +285,26 @@ def test_a_timer_that_runs_at_another_speed_is_found_in_either_direction(span_s:
     assert timers_differ(span_s, span_s) is None
     assert timers_differ(2 * span_s + 1e-5, span_s)
     assert timers_differ(span_s / 2, span_s + 1e-3)
+
+
+def capped(at_s: float, capped_s: float | None, *reasons: str) -> TelemetrySample:
+    told = None if capped_s is None else {"sw_power_cap": capped_s}
+    return TelemetrySample(at_s=at_s, throttle_reasons=reasons, throttle_s=told)
+
+
+def test_shares_by_counters_add_up_over_the_rounds_and_leave_out_what_lies_between() -> None:
+    first = [capped(0.0, 5.0), capped(1.0, 5.5, "sw_power_cap")]
+    later = [capped(9.0, 12.0), capped(10.0, 12.25, "sw_power_cap")]  # 6.5 s at the cap meanwhile: somebody else's
+    assert throttle_shares([first, later]) == {"sw_power_cap": pytest.approx(0.375)}
+
+
+@pytest.mark.parametrize("capped_s", [4.0, 1e9])  # it fell: a reset; it moved by more than any unit explains
+def test_a_counter_that_makes_no_sense_tells_no_share(capped_s: float) -> None:
+    assert throttle_shares([[capped(0.0, 5.0), capped(1.0, capped_s)]]) == {}
+
+
+def test_counters_are_believed_before_samples() -> None:
+    told = [capped(t / 10, None, "sw_power_cap") for t in range(10)]
+    state, reason = judge(STEADY, told, effort=EFFORT, shares={"sw_power_cap": 0.25}, power_limit_w=300.0)
+    assert (state, reason) == ("power_capped", "at the power limit of 300 W in 25% of the time")
+    assert judge(STEADY, told, effort=EFFORT, shares={"sw_power_cap": 0.0})[0] == "valid"

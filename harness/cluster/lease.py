@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 from harness import codec
@@ -12,7 +13,7 @@ from harness.cluster.task import Inventory, Task, answered, environment_for
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort, adapted
 from harness.measure.runner import now
-from harness.model import Device, DeviceKind, Failed, Job, Outcome
+from harness.model import Attempt, Device, DeviceKind, Failed, Job, Outcome
 from harness.proof.verify import job_of
 
 __all__ = ["Lease"]
@@ -67,35 +68,55 @@ class Lease:
         peers: Sequence[str] = (),
         idle_w: float | None = None,
     ) -> tuple[Outcome, ...]:
-        """Carry out jobs of one device in one process, taking turns; return as many outcomes, in any order.
+        """Carry out jobs of one device in one process, taking turns; return an outcome for each, in any order.
 
         Whatever goes wrong in company is tried again alone, in a process of its own: one job's crash is no other's failure.
         """
-        started_at, effort = now(), adapted(effort, device.kind)
-        task = codec.encode(Task(kind="measure", jobs=tuple(jobs), device=device, effort=effort, idle_w=idle_w))
-        deadline = deadline_s(effort, device, jobs)
-        ended = self._nursery.run(task, deadline_s=deadline, env=environment_for(device, peers))
-        how, why = ended.how, ended.why
-        outcomes: tuple[Outcome, ...] = ()
+
+        def attempt(chosen: Sequence[Job]) -> tuple[Outcome, ...]:
+            task = Task(
+                kind="measure", jobs=tuple(chosen), device=device, effort=adapted(effort, device.kind), idle_w=idle_w
+            )
+            return self._attempt(task, deadline_s(effort, device, chosen), environment_for(device, peers))
+
+        outcomes = attempt(jobs)
+        if len(jobs) == 1:
+            return outcomes
+        return tuple(
+            _after(o.failed, *attempt([o.failed.job])) if o.failed and _may_be_anothers_fault(o.failed) else o
+            for o in outcomes
+        )
+
+    def _attempt(self, task: Task, deadline: float, env: Mapping[str, str]) -> tuple[Outcome, ...]:
+        """Carry out a task once; return an outcome for each of its jobs, a failure for those that did not answer."""
+        started_at = now()
+        ended = self._nursery.run(codec.encode(task), deadline_s=deadline, env=env)
+        how, why, outcomes = ended.how, ended.why, list[Outcome]()
         try:
-            outcomes = answered(ended.result, jobs)
+            outcomes += answered(ended.result, task.jobs)
         except ForgeryError as err:
             how, why = "crashed", f"the process did not answer with this job's outcome: {err}"
-        if how == "ok" and len(outcomes) < len(jobs):
-            how, why = "crashed", "the process did not answer with this job's outcome"
-        kept = [o for o in outcomes if len(jobs) == 1 or not _may_be_anothers_fault(o)]
-        ours = [job_of(o) for o in kept]
-        missing = [job for job in jobs if job not in ours]
-        if len(jobs) > 1:
-            again = [self.measure_together([job], device, effort, peers=peers, idle_w=idle_w) for job in missing]
-            return (*kept, *(o for alone in again for o in alone))
         if how == "ok":
-            return tuple(kept)
-        return tuple(
-            Outcome(failed=Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why))
-            for job in missing
-        ) or tuple(kept)
+            how, why = "crashed", "the process did not answer with this job's outcome"
+        told = [job_of(outcome) for outcome in outcomes]
+        silent = (job for job in task.jobs if job not in told)
+        failures = (
+            Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why) for job in silent
+        )
+        return (*outcomes, *(Outcome(failed=failed) for failed in failures))
 
 
-def _may_be_anothers_fault(outcome: Outcome) -> bool:
-    return outcome.failed is not None and outcome.failed.outcome != "wrong_answer"
+def _may_be_anothers_fault(failed: Failed) -> bool:
+    return failed.outcome != "wrong_answer"
+
+
+def _after(failed: Failed, outcome: Outcome) -> Outcome:
+    """Return a second try's outcome with the first one, which was made in company, on record."""
+    attempt = Attempt(
+        number=1,
+        started_at=failed.started_at,
+        elapsed_s=failed.elapsed_s,
+        ended=failed.outcome,
+        reason=f"in company of other jobs: {failed.reason}",
+    )
+    return replace(outcome, attempts=(attempt,))

@@ -16,7 +16,7 @@ from harness.model import Device, Job, Params, Regime
 __all__ = ["batches", "check", "choose", "deadline_s", "effort_for", "plan", "seed_or_fresh"]
 
 _SEED = re.compile(r"[0-9a-f]{1,64}")
-_TOGETHER = 4  # jobs that take turns: enough to space each one's rounds, few enough to fit into memory
+_TOGETHER = 8  # jobs that take turns: enough to space each one's rounds, few enough to fit into memory
 _SETUP_S = 1.5  # of a job on a CPU, besides timing: inputs, compilation, checks
 _BUDGET_LEAST_S = 0.1
 

@@ -59,9 +59,14 @@ def chase(backend: Backend, seed: int, *, size_bytes: int) -> Case:
 
     return Case(
         run=run,
-        work=Work(items=hops, item="hop", bytes_moved=hops * 4, counting="4 bytes a hop, whatever the memory fetches"),
+        work=Work(
+            items=hops,
+            item="hop",
+            bytes_moved=hops * 4 + 8,
+            counting="4 bytes a hop, whatever the memory fetches, and the end written",
+        ),
         check=check,
-        cache="hot" if size_bytes <= cache_bytes(backend.device) else "cold",
+        cache="hot" if size_bytes <= 2 * cache_bytes(backend.device) else "cold",
         footprint_bytes=size_bytes,
         inputs=(order,),
         distribution="a random cycle through all lines",

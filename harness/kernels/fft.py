@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
 
 
-
 def butterflies(lane, first, count, step, s, quarter, roots, x, y):  # type: ignore[no-untyped-def]
     """Do one radix-4 pass of Stockham's FFT, which sorts as it goes: after pass k, runs of s = 4^k elements belong together."""
     two, three, four = np.uint64(2), np.uint64(3), np.uint64(4)

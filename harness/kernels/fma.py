@@ -50,7 +50,7 @@ def vector_chains(lane, first, count, step, m, c, x, out):  # type: ignore[no-un
     a = np.empty((_CHAINS, _TILE), dtype=x.dtype)
     flat = a.reshape(_CHAINS * _TILE)
     for start in range(first, first + count, _TILE):
-        width = min(_TILE, first + count - start)
+        width = min(np.uint64(_TILE), first + count - start)
         for i in range(width):
             a[0, i] = x[start + i]
             for j in range(1, _CHAINS):

@@ -93,7 +93,7 @@ def l2_sweep(backend: Backend, seed: int, *, size_bytes: int, least_bytes: int) 
         run=run,
         work=Work(bytes_moved=passes * size_bytes, counting="bytes read, once in each pass"),
         check=check,
-        cache="hot" if size_bytes <= cache_bytes(backend.device) else "cold",
+        cache="hot" if size_bytes <= 2 * cache_bytes(backend.device) else "cold",
         footprint_bytes=size_bytes,
         inputs=(x,),
         distribution="uniform 32-bit words",

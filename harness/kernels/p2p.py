@@ -95,11 +95,12 @@ def _open(runtime: Any, there: int) -> None:
 def _direct(xp: Any, source: Array, target: Array) -> Copy:
     """Return a copy on a stream of this GPU, whichever end it is."""
     stream, done = xp.cuda.Stream(non_blocking=True), xp.cuda.Event(disable_timing=True)
-    what = target.data.ptr, target.device.id, source.data.ptr, source.device.id, source.nbytes
 
     def copy(begun: Any, clock: Any) -> None:
         stream.wait_event(begun)
-        xp.cuda.runtime.memcpyPeerAsync(*what, stream.ptr)
+        # The arrays themselves are held here, not their addresses: memory that nobody holds is given to others.
+        ends = target.data.ptr, target.device.id, source.data.ptr, source.device.id
+        xp.cuda.runtime.memcpyPeerAsync(*ends, source.nbytes, stream.ptr)
         done.record(stream)
         clock.wait_event(done)
 

@@ -7,7 +7,6 @@ capability that the tables below do not know has no ceiling: a new card is not r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
 
 from harness.model import Cache, Ceiling, Device, Metric, Params, TelemetrySample, Work
 from harness.units import quantity
@@ -72,6 +71,6 @@ def _memory(device: Device, telemetry: Sequence[TelemetrySample]) -> tuple[float
     told = [s.memory_clock_mhz for s in telemetry if s.memory_clock_mhz is not None]
     if device.memory_bus_bits is None or not told:
         return None
-    clock = median(told)
+    clock = max(told)  # an idle memory runs slower; honest cards caught at it must not look impossible
     rate = _TRANSFERS_PER_CYCLE * clock * 1e6 * device.memory_bus_bits / 8
     return rate, f"{device.memory_bus_bits} bits x {_TRANSFERS_PER_CYCLE} x {clock:.0f} MHz told"

@@ -34,8 +34,10 @@ class Effort:
     cool_max_s: float = 60.0  # after a round that the hardware throttled
     soak_min_s: float = 30.0
     soak_max_s: float = 300.0
-    rest_s: float = 0.5  # at most, between the rounds of a job that has nobody to take turns with
-    space_s: float = 2.5  # of load between two rounds of a sustained measurement: closer ones are not independent
+    sweep_s: float = (
+        0.0  # at least, from a round of a job that takes turns to its next: closer ones are not independent
+    )
+    space_s: float = 2.5  # of load between two rounds of a sustained measurement, for the same reason
     energy_s: float = 5.0  # at least, of load to take the energy of: the counter ticks about ten times a second
     idle_s: float = 2.0  # of rest to take the idle power of
 
@@ -50,11 +52,11 @@ EFFORTS = {
         half_width_fraction=0.01,
         drift_fraction=0.01,
         cool_max_s=10.0,
-        rest_s=0.1,
+        sweep_s=0.3,
         idle_s=1.0,
     ),
-    "standard": Effort(warmup_s=0.5, budget_s=4.0),
-    "full": Effort(warmup_s=1.0, budget_s=15.0, idle_s=10.0),
+    "standard": Effort(warmup_s=0.5, budget_s=4.0, sweep_s=1.8),
+    "full": Effort(warmup_s=1.0, budget_s=15.0, sweep_s=1.8, idle_s=10.0),
 }
 
 

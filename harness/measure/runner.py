@@ -28,7 +28,7 @@ from harness.measure.ceiling import ceiling
 from harness.measure.energy import spent
 from harness.measure.rounds import Effort, enough
 from harness.measure.timing import Clockwork
-from harness.measure.validity import RETRIES_MOST, judge, objections
+from harness.measure.validity import RETRIES_MOST, judge, objections, throttle_shares
 from harness.model import (
     Device,
     Energy,
@@ -183,11 +183,14 @@ def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort
                 yield outcome
         while playing:
             order.shuffle(playing)
+            sweep_began = sampler.at_s()
             for seat in tuple(playing):
-                outcome = _attempt(seat, lambda seat=seat: _turn(seat, sampler, effort, rest=len(playing) == 1))
+                outcome = _attempt(seat, lambda seat=seat: _turn(seat, effort))
                 if outcome is not None or _has_enough(seat, effort):
                     playing.remove(seat)
                     yield outcome or _stand_up(seat, backend, sampler, effort)
+            if playing:
+                time.sleep(max(0.0, sweep_began + effort.sweep_s - sampler.at_s()))
 
 
 def _sustained(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort) -> Iterator[Outcome]:
@@ -205,7 +208,7 @@ def _endure(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
     seat.soak = clockwork.soak(effort)
     began = sampler.at_s()
     while not (_has_enough(seat, effort) and sampler.at_s() - began >= effort.energy_s):
-        _turn(seat, sampler, effort, rest=False)
+        _turn(seat, effort)
         clockwork.load(effort.space_s)
 
 
@@ -231,15 +234,13 @@ def _clockwork(seat: _Seat) -> Clockwork:
     return seat.clockwork
 
 
-def _turn(seat: _Seat, sampler: Sampler, effort: Effort, *, rest: bool) -> None:
+def _turn(seat: _Seat, effort: Effort) -> None:
     clockwork = _clockwork(seat)
     taken = clockwork.round(effort)
     if taken.discarded is not None:
         seat.discarded.append(taken.discarded)
         if len(seat.discarded) <= RETRIES_MOST:
             clockwork.cool_down(effort)
-    elif rest:
-        time.sleep(min(sampler.at_s() - taken.at_s, effort.rest_s))
 
 
 def _has_enough(seat: _Seat, effort: Effort) -> bool:
@@ -300,6 +301,7 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
         ),
         discarded=seat.discarded,
         soak=seat.soak,
+        shares=throttle_shares(clockwork.spans(counted)),
     )
     return Measurement(
         job=seat.job,

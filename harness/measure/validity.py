@@ -6,15 +6,17 @@ What this does not promise: an honest machine. The sensors are the provider's, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from harness import stats
+from harness.device.sensors import calibrated
 from harness.measure.ceiling import LIMIT_FRACTION
 from harness.measure.counters import unexplained
 from harness.measure.rounds import Effort
 from harness.model import Activity, Cache, Ceiling, Device, Metric, Soak, State, TelemetrySample
 from harness.registry import cache_bytes
 
-__all__ = ["RETRIES_MOST", "hard_throttle", "judge", "objections", "timers_differ"]
+__all__ = ["RETRIES_MOST", "hard_throttle", "judge", "objections", "throttle_shares", "timers_differ"]
 
 RETRIES_MOST = 2
 _HARD = frozenset({"hw_slowdown", "hw_thermal", "hw_power_brake"})
@@ -40,6 +42,7 @@ def judge(  # noqa: PLR0913 - all that can be held against a measurement
     objections: Sequence[str] = (),
     discarded: Sequence[str] = (),
     soak: Soak | None = None,
+    shares: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[State, str]:
     """Return the state and, in words, why. The gravest finding wins.
 
@@ -54,6 +57,7 @@ def judge(  # noqa: PLR0913 - all that can be held against a measurement
         objections: reasons why the number cannot be true.
         discarded: why each discarded round was; more than may be retried means that no round could be had.
         soak: how the load before a sustained measurement ended.
+        shares: for what part of the time each cause slowed it, by the driver's counters; where unknown, the samples are counted.
     """
     against = [*([f"the sensors were lost while it ran: {lost}"] if lost else []), *filter(None, [timers_disagree])]
     against += objections
@@ -61,7 +65,7 @@ def judge(  # noqa: PLR0913 - all that can be held against a measurement
         return "invalid", "; ".join(against)
     if len(discarded) > RETRIES_MOST:
         return "throttled", f"{discarded[-1]}, again after cooling down {RETRIES_MOST} times"
-    throttled = _throttle(telemetry, power_limit_w, power_default_limit_w)
+    throttled = _throttle(telemetry, shares, power_limit_w, power_default_limit_w)
     if throttled:
         return throttled
     if soak is not None and soak.steady is False:
@@ -76,6 +80,25 @@ def hard_throttle(samples: Sequence[TelemetrySample]) -> str | None:
     counted = {cause for cause, lasted_s in _caused_s(samples).items() if lasted_s > 0} & _HARD
     names = sorted(seen | counted)
     return f"{' and '.join(names)} in a round" if names else None
+
+
+def throttle_shares(spans: Sequence[Sequence[TelemetrySample]]) -> dict[str, float]:
+    """Return for what part of some spans of time each cause slowed the device, by cumulative counters.
+
+    A cause is left out where its counter is missing, was reset, or counts in a unit that cannot be told.
+    """
+    wall_s: dict[str, float] = {}
+    lasted: dict[str, float | None] = {}
+    for span in spans:
+        told = [s for s in span if s.throttle_s is not None]
+        elapsed_s = told[-1].at_s - told[0].at_s if told else 0.0
+        seen = [frozenset(s.throttle_reasons or ()) for s in told]
+        for cause, moved_s in _caused_s(told).items() if elapsed_s > 0 else ():
+            share = _share(seen, frozenset({cause}))
+            seconds, before = calibrated(moved_s * 1e9, elapsed_s, seen_fraction=share), lasted.get(cause, 0.0)
+            lasted[cause] = None if seconds is None or before is None else before + seconds
+            wall_s[cause] = wall_s.get(cause, 0.0) + elapsed_s
+    return {cause: seconds / wall_s[cause] for cause, seconds in lasted.items() if seconds is not None}
 
 
 def objections(  # noqa: PLR0913 - as many ways for a number to be impossible
@@ -125,23 +148,28 @@ def _share(seen: Sequence[frozenset[str]], reasons: frozenset[str]) -> float:
 
 
 def _throttle(
-    telemetry: Sequence[TelemetrySample], limit_w: float | None, default_w: float | None
+    telemetry: Sequence[TelemetrySample], shares: Mapping[str, float], limit_w: float | None, default_w: float | None
 ) -> tuple[State, str] | None:
     seen = [frozenset(s.throttle_reasons) for s in telemetry if s.throttle_reasons is not None]
-    if not seen:
-        return None
+
+    def share(cause: frozenset[str]) -> tuple[float, str]:
+        (name,) = cause
+        if name in shares:
+            return shares[name], "of the time"
+        return (_share(seen, cause) if seen else 0.0), "of the samples"
+
     hard = sorted(frozenset().union(*seen) & _HARD)
     if hard:
         return "throttled", f"{' and '.join(hard)} in {_share(seen, _HARD):.0%} of the samples"
-    thermal = _share(seen, _SOFT_THERMAL)
+    thermal, of_what = share(_SOFT_THERMAL)
     if thermal:
-        return "thermally_limited", f"the driver slowed it for its temperature in {thermal:.0%} of the samples"
-    capped = _share(seen, _POWER_CAP)
+        return "thermally_limited", f"the driver slowed it for its temperature in {thermal:.0%} {of_what}"
+    capped, of_what = share(_POWER_CAP)
     if capped:
         limit = f" of {limit_w:.0f} W" if limit_w else ""
         lowered = bool(limit_w and default_w and limit_w < _LOWERED_FRACTION * default_w)
         default = f", lowered from {default_w:.0f} W," if lowered else ""
-        return "power_capped", f"at the power limit{limit}{default} in {capped:.0%} of the samples"
+        return "power_capped", f"at the power limit{limit}{default} in {capped:.0%} {of_what}"
     return None
 
 

@@ -4,7 +4,6 @@
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #define HUGE_PAGE (2UL << 20)
@@ -33,32 +32,6 @@ TRIAD(triad_float64, double)
 TRIAD(triad_float32, float)
 COPY(copy_float64, double)
 COPY(copy_float32, float)
-
-/* Every store past the caches, as glibc's memcpy does for large blocks: what a copy costs that reads nothing to write a line. */
-static void move(size_t bytes, const void *a, void *c)
-{
-#pragma omp parallel
-    {
-        size_t threads = omp_get_num_threads(), me = omp_get_thread_num();
-        size_t low = bytes * me / threads / 64 * 64;
-        size_t high = me + 1 == threads ? bytes : bytes * (me + 1) / threads / 64 * 64;
-        memcpy((char *)c + low, (const char *)a + low, high - low);
-    }
-}
-
-void memcpy_float64(int64_t n, double s, const double *a, const double *b, double *c)
-{
-    (void)s;
-    (void)b;
-    move(n * sizeof *a, a, c);
-}
-
-void memcpy_float32(int64_t n, float s, const float *a, const float *b, float *c)
-{
-    (void)s;
-    (void)b;
-    move(n * sizeof *a, a, c);
-}
 
 /* Memory on huge pages where the kernel allows, first touched by the threads that the loops above give each part to. */
 void *new_array(size_t bytes)
