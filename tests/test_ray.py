@@ -18,6 +18,7 @@ import pytest
 import harness
 from harness import codec
 from harness.cluster import fanout
+from harness.cluster import plan as plans
 from harness.cluster.fanout import Errand, Orders, inspect_on_ray, run_on_ray
 from harness.cluster.task import Inventory
 from harness.errors import FailureError, MisuseError
@@ -174,8 +175,8 @@ class FakeRay:
     def remote(self, *, num_gpus: int, num_cpus: int, max_restarts: int, max_task_retries: int) -> Any:
         assert (num_cpus, max_restarts, max_task_retries) == (0, 0, 0)
         self.gpus.append(num_gpus)
-        method = SimpleNamespace(remote=lambda *sent: self.answers(codec.decode(sent[0], Job)) if sent else b"{}")
-        actor = SimpleNamespace(measure=method, inspect=method)
+        measure = SimpleNamespace(remote=lambda jobs, *_: self.answers(*codec.decode(jobs, tuple[Job, ...])))
+        actor = SimpleNamespace(measure=measure, inspect=SimpleNamespace(remote=lambda _: b"{}"))
         return lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda _: actor))
 
     def wait(self, refs: list[object], *, timeout: float, num_returns: int = 1) -> tuple[list[object], list[object]]:
@@ -204,7 +205,12 @@ ENVIRONMENT = Environment(
 
 
 def skip(job: Job) -> bytes:
-    return codec.encode(Outcome(skipped=Skipped(job=job, reason="a test")))
+    return codec.encode(Outcome(skipped=Skipped(job=job, reason="a test"))) + b"\n"
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_TOGETHER", 1)
 
 
 def errand(*uuids: str, place: str = "node-1") -> Errand:
@@ -227,6 +233,7 @@ def carry_out(ray: FakeRay, errand: Errand, reason: str | None = None) -> tuple[
     return [outcome for _, outcome in run_on_ray([errand], orders, ray)], started
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_cpu_has_its_turn_after_the_gpus_of_its_node() -> None:
     ray, work = FakeRay(answers=skip), errand("CPU-1", "GPU-1", "GPU-2", "CPU-1", "GPU-1")
     outcomes_, started = carry_out(ray, work)
@@ -235,11 +242,12 @@ def test_a_cpu_has_its_turn_after_the_gpus_of_its_node() -> None:
     assert (ray.gpus, ray.killed) == ([1, 1, 0], 3)
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize(
     ("answer", "how", "reason"),
     [
         (RayError("the actor died"), "crashed", "its lease was lost: RayError"),
-        (b"no record", "crashed", "its lease was lost: ForgeryError"),
+        (b"no record\n", "crashed", "its lease was lost: ForgeryError"),
         (None, "crashed", "its lease was lost: TypeError"),
         (..., "timeout", "its lease did not answer in time and was killed"),
     ],
@@ -258,6 +266,7 @@ def test_a_lost_lease_is_an_outcome_and_the_next_job_gets_a_new_one(
     assert (len(ray.gpus), ray.killed) == (2, 2)
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_the_outcome_of_another_job_is_refused() -> None:
     work = errand("CPU-1", "CPU-1")
     (first, _), _ = carry_out(FakeRay(answers=lambda _: skip(work.jobs[1])), work)
@@ -283,6 +292,7 @@ def test_a_node_that_does_not_say_what_it_has_fails_the_run() -> None:
     assert ray.killed == 1
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_an_interrupted_run_gives_its_devices_back() -> None:
     ray = FakeRay(answers=skip)
     orders = Orders(effort=Effort(warmup_s=0.0, budget_s=0.0), started=lambda _: None, out_of_time=lambda: None)

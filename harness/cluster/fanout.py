@@ -236,7 +236,7 @@ class _Queue:
         try:
             if not done:
                 return self._lost(busy, "timeout", "its lease did not answer in time and was killed")
-            outcomes = answered(self._ray.get(busy.ref, timeout=_GRACE_S), busy.jobs)
+            outcomes = answered(bytes(self._ray.get(busy.ref, timeout=_GRACE_S)), busy.jobs)
             if len(outcomes) < len(busy.jobs):
                 return self._lost(busy, "crashed", "its lease did not answer with an outcome for each job")
         except (self._ray.exceptions.RayError, ForgeryError, TypeError) as err:  # a killed call may "return" None

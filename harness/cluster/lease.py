@@ -68,7 +68,7 @@ class Lease:
         peers: Sequence[str] = (),
         idle_w: float | None = None,
     ) -> tuple[Outcome, ...]:
-        """Carry out jobs of one device in one process, taking turns; return an outcome for each, in any order.
+        """Carry out jobs of one device in one process, taking turns; return an outcome for each, in their order.
 
         Whatever goes wrong in company is tried again alone, in a process of its own: one job's crash is no other's failure.
         """
@@ -103,7 +103,8 @@ class Lease:
         failures = (
             Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why) for job in silent
         )
-        return (*outcomes, *(Outcome(failed=failed) for failed in failures))
+        outcomes += [Outcome(failed=failed) for failed in failures]
+        return tuple(sorted(outcomes, key=lambda outcome: task.jobs.index(job_of(outcome))))
 
 
 def _may_be_anothers_fault(failed: Failed) -> bool:
