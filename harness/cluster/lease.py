@@ -26,7 +26,7 @@ class Lease:
 
     def __init__(self, kinds: Collection[DeviceKind] = ()) -> None:
         """Prepare for measuring on these kinds of device; none is needed to inspect."""
-        wanted = {"cpu": ("numba",), "cuda": ("numba", "cupy", "numba.cuda")}
+        wanted = {"cpu": ("harness.device.numba_ready",), "cuda": ("harness.device.numba_ready", "cupy", "numba.cuda")}
         heavy = dict.fromkeys(module for kind in sorted(kinds) for module in wanted[kind])
         self._nursery = Nursery(("harness.cluster.task", *heavy))
 
