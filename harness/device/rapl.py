@@ -46,6 +46,11 @@ class CpuSensors:
             sm_clock_mhz=self._ask("sm_clock"),
         )
 
+    def note(self, at_s: float) -> Callable[[], TelemetrySample]:
+        """Read them now, and return the sample when asked."""
+        sample = self.read(at_s)
+        return lambda: sample
+
     def counters(self) -> None:
         """Return nothing: a CPU's counters take rights that a benchmark should not have."""
 

@@ -6,9 +6,11 @@ the program that is being measured.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType, TracebackType
@@ -37,6 +39,9 @@ class Sensors(Protocol):
     def read(self, at_s: float) -> TelemetrySample:
         """Read what answers, stamped `at_s`. Raises `SensorsLostError`."""
 
+    def note(self, at_s: float) -> Callable[[], TelemetrySample]:
+        """Read what answers, and return what makes the sample of it: that can wait until nothing is timed. Raises `SensorsLostError`."""
+
     def counters(self) -> object | None:
         """Mark where the device's activity counters stand; None where there are none, or they do not answer."""
 
@@ -55,6 +60,10 @@ class SilentSensors:
     def read(self, at_s: float) -> TelemetrySample:
         """Return an empty sample."""
         return TelemetrySample(at_s=at_s)
+
+    def note(self, at_s: float) -> Callable[[], TelemetrySample]:
+        """Return the empty sample."""
+        return functools.partial(TelemetrySample, at_s=at_s)
 
     def counters(self) -> None:
         """Return nothing: nobody counts."""
@@ -101,6 +110,11 @@ class FakeSensors:
             return TelemetrySample(at_s=at_s)
         return replace(self._story[min(self.reads, len(self._story)) - 1], at_s=at_s)
 
+    def note(self, at_s: float) -> Callable[[], TelemetrySample]:
+        """Return the next sample of the story."""
+        sample = self.read(at_s)
+        return lambda: sample
+
     def counters(self) -> float | None:
         """Return the time, if the story has counters."""
         return time.perf_counter() if self._activity is not None else None
@@ -126,18 +140,27 @@ class Sampler:
         self.period_s = period_s
         self._sensors = sensors
         self._patience_s = patience_s
+        self._notes: deque[Callable[[], TelemetrySample]] = (
+            deque()
+        )  # what is to be made a sample of, when somebody asks
         self._samples: list[TelemetrySample] = []
+        self._reading = threading.Lock()
         self._turn = threading.Lock()
         self._lost: str | None = None
         self._odd: str | None = None  # the last read's error, if it was not a loss
-        self._stop = threading.Event()
+        self._stop = (
+            threading.Lock()
+        )  # held until the exit: waiting for a lock costs less than for an event, which makes one a wait
         self._thread = threading.Thread(target=self._run, name="harness-sampler", daemon=True)
         self._start_s = time.perf_counter()
 
     @property
     def samples(self) -> tuple[TelemetrySample, ...]:
         """What was read so far, in order of time."""
-        return tuple(self._samples)
+        with self._reading:
+            while self._notes:
+                self._samples.append(self._notes.popleft()())
+            return tuple(self._samples)
 
     @property
     def lost(self) -> str | None:
@@ -169,6 +192,7 @@ class Sampler:
     def __enter__(self) -> Self:
         """Take the first sample, before any work can start, and go on in a thread."""
         self._start_s = time.perf_counter()
+        self._stop.acquire()
         self._take()
         self._thread.start()
         return self
@@ -177,7 +201,7 @@ class Sampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the last sample and stop."""
-        self._stop.set()
+        self._stop.release()
         self._thread.join(self._patience_s)
         if self._thread.is_alive():
             self._lost = f"the driver did not answer within {self._patience_s:g} s"
@@ -194,7 +218,7 @@ class Sampler:
         tick = 0
         while self._lost is None:
             tick = max(tick + 1, int(self.at_s() / self.period_s) + 1)
-            stopping = self._stop.wait(tick * self.period_s - self.at_s())
+            stopping = self._stop.acquire(timeout=max(0.0, tick * self.period_s - self.at_s()))
             self._take()
             if stopping:
                 return
@@ -209,7 +233,7 @@ class Sampler:
         if self._lost is not None:
             return
         try:
-            sample = self._sensors.read(at_s)
+            note = self._sensors.note(at_s)
         except SensorsLostError as err:
             self._lost = str(err)
         except Exception as err:  # a measurement outlives any sensor
@@ -219,4 +243,4 @@ class Sampler:
         else:
             self._odd = None
             if self._lost is None:  # a read that hung beyond the exit comes too late
-                self._samples.append(sample)
+                self._notes.append(note)

@@ -6,15 +6,15 @@ Not promised: that the values are true. NVML is a library on the provider's mach
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import os
-import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from harness.device import gpm
+from harness.device.nvml_calls import FUNCTION_NOT_FOUND, LOST, Answers, Pair, Panel, Question
 from harness.device.sampler import SensorsLostError
 from harness.model import Activity, ComputeMode, Device, EnergyScope, SensorState, TelemetrySample
 
@@ -28,7 +28,7 @@ __all__ = [
     "throttle_names",
 ]
 
-_PCIE_THROUGHPUT_EVERY = 20  # NVML watches the bus for 20 ms a direction; at a sample each 50 ms this is one a second
+_SELDOM = 20  # every how many samples NVML may watch the bus for 20 ms a direction; at a sample each 50 ms this is one a second
 
 _THROTTLE_NAMES = {
     0x001: "gpu_idle",
@@ -48,9 +48,6 @@ _POWER_AVERAGE = 185
 _POWER_INSTANT = 186
 _THROTTLE_FIELDS = {"hw_power_brake": 271, "hw_thermal": 270, "sw_power_cap": 74, "sw_thermal": 269, "sync_boost": 76}
 _FIELDS = (_MEMORY_TEMPERATURE, _POWER_AVERAGE, _POWER_INSTANT, *_THROTTLE_FIELDS.values())
-_FIELD_VALUE = struct.Struct("IIqqIi8s")  # nvmlFieldValue_t: field, scope, time stamp, latency, type, code, value
-_VALUE_TYPES = "dILQqiH"  # in the order of NVML_VALUE_TYPE_*
-_GPU_SCOPE = 0  # a Grace module has scopes for the whole of it and for its memory, too
 
 # What a driver without those fields calls them. It has one counter for heat, by whose hand it does not say.
 _POLICIES = {"sw_power_cap": 0, "sw_thermal": 1, "sync_boost": 2}
@@ -64,25 +61,25 @@ _COMPUTE_MODES: Mapping[int, ComputeMode] = {
 _SLACK = 1.05  # the counters and our clock are not read at the same moment
 _SUPERCHIPS = ("GH200", "GB200", "GB300")  # their module carries a Grace CPU
 
-# NVML's return codes. The names in pynvml are these numbers, which are part of NVML's ABI.
-_UNINITIALIZED = 1
+# NVML's clocks and counters, and its return codes. The names in pynvml are these numbers, which are part of NVML's ABI.
+_SM_CLOCK, _MEMORY_CLOCK = 1, 2
+_VOLATILE = 0  # errors since the driver was loaded
+
 _INVALID_ARGUMENT = 2
 _NOT_SUPPORTED = 3
 _NO_PERMISSION = 4
 _NOT_FOUND = 6
 _DRIVER_NOT_LOADED = 9
 _LIBRARY_NOT_FOUND = 12
-_FUNCTION_NOT_FOUND = 13
 _GPU_IS_LOST = 15
 _RESET_REQUIRED = 16
 _VERSION_MISMATCH = 18
-_LOST = frozenset({_UNINITIALIZED, _DRIVER_NOT_LOADED, _GPU_IS_LOST, _RESET_REQUIRED, _VERSION_MISMATCH})
 
 # An older driver answers INVALID_ARGUMENT for a field, and lacks a function, that came after it.
 _STATES: Mapping[int, SensorState] = {
     _INVALID_ARGUMENT: "not_supported",
     _NOT_SUPPORTED: "not_supported",
-    _FUNCTION_NOT_FOUND: "not_supported",
+    FUNCTION_NOT_FOUND: "not_supported",
     _NO_PERMISSION: "no_permission",
 }
 
@@ -99,7 +96,6 @@ _REASONS = {
 _Nvml = Any  # the pynvml module, which has no types
 _Gpu = Any  # its handle of a device
 _Value = Any  # what a sensor says, in the unit of TelemetrySample
-_Reader = Callable[[_Nvml, _Gpu], _Value]
 
 
 class NvmlSensors:
@@ -116,8 +112,8 @@ class NvmlSensors:
         with ExitStack() as stack:
             self._nvml = stack.enter_context(_nvml())
             self._gpu = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-            self.capability, self._readers, fields = _probe(self._nvml, self._gpu)
-            self._fields = _Fields(self._nvml, self._gpu, fields)
+            self.capability, questions, fields = _probe(self._nvml, self._gpu)
+            self._panel = Panel(self._nvml, self._gpu, questions, fields)
             self._reads = 0
             self._counters = gpm.Counters(self._nvml, self._gpu) if self.capability["gpm"] == "ok" else None
             if self._counters is not None:
@@ -126,26 +122,37 @@ class NvmlSensors:
 
     def read(self, at_s: float) -> TelemetrySample:
         """Ask each sensor that answered the probe; a passing error costs its own value only."""
+        return self.note(at_s)()
+
+    def note(self, at_s: float) -> Callable[[], TelemetrySample]:
+        """Ask as `read` does, and return what makes a sample of the answers, at a better time."""
         self._reads += 1
-        fields = self._ask_fields()
-        pcie_throughput = self._ask("pcie_throughput") if self._reads % _PCIE_THROUGHPUT_EVERY == 0 else None
-        busy, memory_busy = self._ask("utilization") or (None, None)
-        generation, width = self._ask("pcie_link") or (None, None)
-        tx, rx = pcie_throughput or (None, None)
-        corrected, uncorrected = self._ask("ecc") or (None, None)
+        answers = self._panel.ask(seldom=self._reads % _SELDOM == 0)
+        if not LOST.isdisjoint(answers.codes):
+            err = self._nvml.NVMLError(next(code for code in answers.codes if code in LOST))
+            raise SensorsLostError(_reason(err))
+        return functools.partial(self._sample, at_s, answers)
+
+    def _sample(self, at_s: float, answers: Answers) -> TelemetrySample:
+        fields, _ = self._panel.fields(answers)
+        told = self._panel.told(answers)
+        busy, memory_busy = told.get("utilization", (None, None))
+        generation, width = told.get("pcie_link", (None, None))
+        tx, rx = told.get("pcie_throughput", (None, None))
+        corrected, uncorrected = told.get("ecc", (None, None))
         return TelemetrySample(
             at_s=at_s,
-            power_w=fields[_POWER_INSTANT] / 1e3 if _POWER_INSTANT in fields else self._ask("power"),
+            power_w=fields[_POWER_INSTANT] / 1e3 if _POWER_INSTANT in fields else told.get("power"),
             power_average_w=fields[_POWER_AVERAGE] / 1e3 if {_POWER_AVERAGE, _POWER_INSTANT} <= fields.keys() else None,
-            energy_j=self._ask("energy"),
-            temperature_c=self._ask("temperature"),
+            energy_j=told.get("energy"),
+            temperature_c=told.get("temperature"),
             memory_temperature_c=fields.get(_MEMORY_TEMPERATURE),
-            sm_clock_mhz=self._ask("sm_clock"),
-            memory_clock_mhz=self._ask("memory_clock"),
+            sm_clock_mhz=told.get("sm_clock"),
+            memory_clock_mhz=told.get("memory_clock"),
             utilization_fraction=busy,
             memory_utilization_fraction=memory_busy,
-            throttle_reasons=self._ask("throttle_reasons"),
-            throttle_s=_throttle_s(fields) or self._ask("throttle_time"),
+            throttle_reasons=told.get("throttle_reasons"),
+            throttle_s=_throttle_s(fields) or told.get("throttle_time"),
             pcie_generation=generation,
             pcie_width=width,
             pcie_tx_bytes_per_s=tx,
@@ -165,52 +172,6 @@ class NvmlSensors:
     def close(self) -> None:
         """Let go of NVML. Calling it again does nothing."""
         self._open.close()
-
-    def _ask(self, name: str) -> _Value:
-        """Return the sensor's value, or None if it has none now. Raises `SensorsLostError`."""
-        reader = self._readers.get(name)
-        try:
-            return reader and reader(self._nvml, self._gpu)
-        except self._nvml.NVMLError as err:
-            if err.value in _LOST:
-                raise SensorsLostError(_reason(err)) from err
-            return None
-
-    def _ask_fields(self) -> Mapping[int, float]:
-        """Return the fields that answered the probe and answer now. Raises `SensorsLostError`."""
-        try:
-            return self._fields.read()[0]
-        except self._nvml.NVMLError as err:
-            raise SensorsLostError(_reason(err)) from err
-
-
-class _Fields:
-    """Some fields of one GPU, read by one call into a buffer that is filled in once.
-
-    pynvml builds and walks a struct a field at each call, which costs more than all the other sensors of a sample.
-    """
-
-    def __init__(self, nvml: _Nvml, gpu: _Gpu, fields: Collection[int]) -> None:
-        self._nvml = nvml
-        self._gpu = gpu
-        self._fields = fields
-        blank = b"".join(_FIELD_VALUE.pack(field, _GPU_SCOPE, 0, 0, 0, 0, b"") for field in fields)
-        self._buffer = ctypes.create_string_buffer(blank, len(blank))
-        self._call = getattr(nvml.nvmlLib, "nvmlDeviceGetFieldValues", None)
-
-    def read(self) -> tuple[dict[int, float], dict[int, int]]:
-        """Return the values of the fields that answer, and NVML's code of each that does not. Raises for a lost GPU."""
-        code = self._call(self._gpu, len(self._fields), self._buffer) if self._call else _FUNCTION_NOT_FOUND
-        values: dict[int, float] = {}
-        refused: dict[int, int] = {}
-        for field, _, _, _, kind, own, raw in _FIELD_VALUE.iter_unpack(self._buffer):
-            if code in _LOST or own in _LOST:
-                raise self._nvml.NVMLError(code or own)
-            if code or own:
-                refused[field] = code or own
-            else:
-                values[field] = float(struct.unpack_from(_VALUE_TYPES[kind], raw)[0])
-        return values, refused
 
 
 class GpuProcess(NamedTuple):
@@ -307,7 +268,7 @@ class _Inquiry:
         try:
             return call(*(args or (self.gpu,)))
         except self.nvml.NVMLError as err:
-            if err.value in _LOST:
+            if err.value in LOST:
                 self.lost = _reason(err)
             return None
 
@@ -336,7 +297,7 @@ class _Inquiry:
         return None if state is None else bool(state)
 
     def sensors(self) -> Mapping[str, SensorState]:
-        unknown: dict[str, SensorState] = dict.fromkeys(_FIELD_SENSORS.keys() | _READERS.keys() | {"gpm"}, "error")
+        unknown: dict[str, SensorState] = dict.fromkeys(_FIELD_SENSORS.keys() | _QUESTIONS.keys() | {"gpm"}, "error")
         probed = self.value(_probe, self.nvml, self.gpu)
         return probed[0] if probed else unknown
 
@@ -401,27 +362,30 @@ def _energy_scope(name: str) -> EnergyScope:
     return "module" if any(chip in name for chip in _SUPERCHIPS) else "gpu"
 
 
-def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, _Reader], tuple[int, ...]]:
+def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, Question], tuple[int, ...]]:
     """Try each sensor once, best source first. Raises for a lost GPU.
 
     Returns:
-        Each sensor's state, the reader of each that needs one, and the fields that answered.
+        Each sensor's state, the question to ask for each that needs one, and the fields that answered.
     """
-    values, refused = _Fields(nvml, gpu, _FIELDS).read()
+    panel = Panel(nvml, gpu, {}, _FIELDS)
+    values, refused = panel.fields(panel.ask())
+    if lost := LOST.intersection(refused.values()):
+        raise nvml.NVMLError(min(lost))
     states: dict[str, SensorState] = {}
-    readers: dict[str, _Reader] = {}
-    for name in sorted(_FIELD_SENSORS.keys() | _READERS.keys()):
+    questions: dict[str, Question] = {}
+    for name in sorted(_FIELD_SENSORS.keys() | _QUESTIONS.keys()):
         fields = _FIELD_SENSORS.get(name, ())
         tried: list[SensorState] = ["ok" if f in values else _STATES.get(refused[f], "error") for f in fields]
-        for reader in () if "ok" in tried else _READERS.get(name, ()):
-            tried.append(_state(nvml, gpu, reader))
+        for question in () if "ok" in tried else _QUESTIONS.get(name, ()):
+            tried.append(_state(nvml, max(Panel(nvml, gpu, {name: question}).ask().codes)))
             if tried[-1] == "ok":
-                readers[name] = reader
+                questions[name] = question
                 break
         states[name] = _best(tried)
-    states["gpm"] = _state(nvml, gpu, gpm.probe)
+    states["gpm"] = _gpm_state(nvml, gpu)
     states["power_instant"] = "ok" if _POWER_INSTANT in values else "not_supported"
-    return states, readers, tuple(values)
+    return states, questions, tuple(values)
 
 
 def _best(tried: Collection[SensorState]) -> SensorState:
@@ -429,71 +393,55 @@ def _best(tried: Collection[SensorState]) -> SensorState:
     return "ok" if "ok" in tried else next((s for s in tried if s != "not_supported"), "not_supported")
 
 
-def _state(nvml: _Nvml, gpu: _Gpu, reader: _Reader) -> SensorState:
+def _gpm_state(nvml: _Nvml, gpu: _Gpu) -> SensorState:
     try:
-        reader(nvml, gpu)
+        gpm.probe(nvml, gpu)
     except nvml.NVMLError as err:
-        if err.value in _LOST:
-            raise
-        return _STATES.get(err.value, "error")
+        return _state(nvml, err.value)
     return "ok"
+
+
+def _state(nvml: _Nvml, code: int) -> SensorState:
+    """Say what NVML's code means for a sensor. Raises for a lost GPU."""
+    if code in LOST:
+        raise nvml.NVMLError(code)
+    return _STATES.get(code, "error") if code else "ok"
 
 
 def _throttle_s(fields: Mapping[int, float]) -> dict[str, float] | None:
     return {cause: fields[f] / 1e9 for cause, f in _THROTTLE_FIELDS.items() if f in fields} or None
 
 
-def _violations_s(nvml: _Nvml, gpu: _Gpu) -> dict[str, float]:
-    return {c: nvml.nvmlDeviceGetViolationStatus(gpu, p).violationTime / 1e9 for c, p in _POLICIES.items()}
+def _number(pairs: Sequence[Pair]) -> float:
+    return float(pairs[0][0])
 
 
-def _power_w(nvml: _Nvml, gpu: _Gpu) -> float:
-    return float(nvml.nvmlDeviceGetPowerUsage(gpu)) / 1e3
+def _thousandth(pairs: Sequence[Pair]) -> float:
+    """Of milliwatts or millijoules."""
+    return float(pairs[0][0]) / 1e3
 
 
-def _energy_j(nvml: _Nvml, gpu: _Gpu) -> float:
-    return float(nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3
+def _fractions(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Of the GPU's and its memory's percent of time in use."""
+    return pairs[0][0] / 100, pairs[0][1] / 100
 
 
-def _temperature_c(nvml: _Nvml, gpu: _Gpu) -> float:
-    return float(nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU))
+def _events(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    return throttle_names(pairs[0][0])
 
 
-def _sm_clock_mhz(nvml: _Nvml, gpu: _Gpu) -> float:
-    return float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM))
+def _each(pairs: Sequence[Pair]) -> tuple[int, ...]:
+    return tuple(pair[0] for pair in pairs)
 
 
-def _memory_clock_mhz(nvml: _Nvml, gpu: _Gpu) -> float:
-    return float(nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM))
+def _bytes_per_s(pairs: Sequence[Pair]) -> tuple[int, ...]:
+    """NVML says "KB/s"; 1000 bytes are taken."""
+    return tuple(pair[0] * 1000 for pair in pairs)
 
 
-def _utilization_fractions(nvml: _Nvml, gpu: _Gpu) -> tuple[float, float]:
-    percent = nvml.nvmlDeviceGetUtilizationRates(gpu)
-    return percent.gpu / 100, percent.memory / 100
-
-
-def _event_reasons(nvml: _Nvml, gpu: _Gpu) -> tuple[str, ...]:
-    return throttle_names(nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
-
-
-def _throttle_reasons(nvml: _Nvml, gpu: _Gpu) -> tuple[str, ...]:
-    return throttle_names(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))  # its name before driver 535
-
-
-def _pcie_link(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
-    return nvml.nvmlDeviceGetCurrPcieLinkGeneration(gpu), nvml.nvmlDeviceGetCurrPcieLinkWidth(gpu)
-
-
-def _pcie_bytes_per_s(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
-    """Return what the GPU sends and receives. NVML says "KB/s"; 1000 bytes are taken."""
-    sent, received = (nvml.nvmlDeviceGetPcieThroughput(gpu, way) for way in (0, 1))
-    return sent * 1000, received * 1000
-
-
-def _ecc_counts(nvml: _Nvml, gpu: _Gpu) -> tuple[int, int]:
-    """Return the errors corrected and not corrected since the driver was loaded."""
-    corrected, uncorrected = (nvml.nvmlDeviceGetTotalEccErrors(gpu, kind, nvml.NVML_VOLATILE_ECC) for kind in (0, 1))
-    return corrected, uncorrected
+def _violations_s(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Of pairs of a time stamp and a time of violation, in nanoseconds."""
+    return {cause: pair[1] / 1e9 for cause, pair in zip(_POLICIES, pairs, strict=True)}
 
 
 _FIELD_SENSORS: Mapping[str, tuple[int, ...]] = {
@@ -503,17 +451,34 @@ _FIELD_SENSORS: Mapping[str, tuple[int, ...]] = {
     "throttle_time": tuple(_THROTTLE_FIELDS.values()),
 }
 
-# Asked only where no field answers.
-_READERS: Mapping[str, tuple[_Reader, ...]] = {
-    "ecc": (_ecc_counts,),
-    "energy": (_energy_j,),
-    "memory_clock": (_memory_clock_mhz,),
-    "pcie_link": (_pcie_link,),
-    "pcie_throughput": (_pcie_bytes_per_s,),
-    "power": (_power_w,),
-    "sm_clock": (_sm_clock_mhz,),
-    "temperature": (_temperature_c,),
-    "throttle_reasons": (_event_reasons, _throttle_reasons),
-    "throttle_time": (_violations_s,),
-    "utilization": (_utilization_fractions,),
+# Asked only where no field answers; the better source first.
+_QUESTIONS: Mapping[str, tuple[Question, ...]] = {
+    "ecc": (
+        Question(calls=[("nvmlDeviceGetTotalEccErrors", kind, _VOLATILE) for kind in (0, 1)], told=_each, wide=True),
+    ),
+    "energy": (Question(calls=[("nvmlDeviceGetTotalEnergyConsumption",)], told=_thousandth, wide=True),),
+    "memory_clock": (Question(calls=[("nvmlDeviceGetClockInfo", _MEMORY_CLOCK)], told=_number),),
+    "pcie_link": (
+        Question(calls=[("nvmlDeviceGetCurrPcieLinkGeneration",), ("nvmlDeviceGetCurrPcieLinkWidth",)], told=_each),
+    ),
+    "pcie_throughput": (
+        Question(  # sent, received
+            calls=[("nvmlDeviceGetPcieThroughput", way) for way in (0, 1)], told=_bytes_per_s, seldom=True
+        ),
+    ),
+    "power": (Question(calls=[("nvmlDeviceGetPowerUsage",)], told=_thousandth),),
+    "sm_clock": (Question(calls=[("nvmlDeviceGetClockInfo", _SM_CLOCK)], told=_number),),
+    "temperature": (Question(calls=[("nvmlDeviceGetTemperature", 0)], told=_number),),
+    "throttle_reasons": (
+        Question(calls=[("nvmlDeviceGetCurrentClocksEventReasons",)], told=_events, wide=True),
+        Question(calls=[("nvmlDeviceGetCurrentClocksThrottleReasons",)], told=_events, wide=True),  # before driver 535
+    ),
+    "throttle_time": (
+        Question(
+            calls=[("nvmlDeviceGetViolationStatus", policy) for policy in _POLICIES.values()],
+            told=_violations_s,
+            wide=True,
+        ),
+    ),
+    "utilization": (Question(calls=[("nvmlDeviceGetUtilizationRates",)], told=_fractions),),
 }
