@@ -15,7 +15,7 @@ from harness.registry import Case, Sized, Skip, Work, benchmark, cache_bytes, re
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
 
-_CHUNK = 1 << 22  # elements checked at a time, in float64
+_CHUNK = 1 << 16  # elements checked at a time, in float64: few enough for a cache
 
 
 def _cpu(device: Device) -> int:

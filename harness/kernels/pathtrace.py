@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _DEPTH = 4  # rays a sample: also those of a path that has left the scene, so that their number is arithmetic
 _SPHERES = 16
 _THREADS = 128
+_APART = 128  # numbers from one lane's scratch to the next: no two threads write into one line of a cache
 _CHUNK = 1 << 18  # pixels that the array version takes at a time
 
 _f = np.float32
@@ -41,7 +42,7 @@ def pixels_on_cpu(lane, first, count, step, seed, spheres, places, far, width, h
     """Follow the paths of each pixel; three components a pixel. Row i of `spheres` is x, y, z, r^2, 1/r, rgb, glow, mirror.
 
     All spheres are intersected first, without a branch, and the nearest picked afterwards: so a compiler takes many at once. `places`
-    holds x, y, z and r^2 in rows for that, and row `lane` of `far` the distances.
+    holds x, y, z and r^2 in rows for that, and row `lane` of `far` takes the distances.
     """
     k0_start, k1_start = seed & _LOW, seed >> _WORD
     left, top = _HALF * np.float32(width), _HALF * np.float32(height)
@@ -318,7 +319,8 @@ def pathtrace(backend: Backend, seed: int, *, width: int, samples: int) -> Case:
     require_memory(backend, 12 * pixels + 1024 * _CHUNK)
     uniform = backend.rng(seed).uniform((_SPHERES, 6))
     spheres = xp.asarray(_scene(backend.to_host(uniform)))
-    places, far = spheres.T[:4].copy(), xp.empty((backend.lanes(pixels), _SPHERES), dtype=np.float32)
+    places = spheres.T[:4].copy()
+    far = xp.empty((backend.lanes(pixels), _APART), dtype=np.float32)
     out = xp.zeros(3 * pixels, dtype=np.float32)
     view = (_f(1.3 / width), _f(1 / samples))
     on_cpu = backend.device.kind == "cpu"

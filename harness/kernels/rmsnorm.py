@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _THREADS = 256
 _GROUP = 32  # rows that share one read of the weights
-_CHUNK = 1 << 22  # elements that the check takes at a time
+_CHUNK = 1 << 16  # elements that the check takes at a time: few enough for a cache
 _EPSILON = np.float32(1e-6)
 
 

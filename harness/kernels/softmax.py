@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
 
 _THREADS = 256
-_CHUNK = 1 << 22  # elements that the check takes at a time
+_CHUNK = 1 << 16  # elements that the check takes at a time: few enough for a cache
 
 # 2^f for |f| <= 1/2 by its Taylor series, to 1e-7. A call of the C library's exp would not be turned into vector code.
 _C0, _C1, _C2, _C3, _C4, _C5, _C6 = (
