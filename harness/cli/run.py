@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cli.output import json_option, on_one_line, show, show_json, stderr
+from harness.cli.output import hushed, json_option, on_one_line, show, show_json, stderr
 from harness.errors import FailureError, WrongAnswerError
 from harness.model import Device, Job, Outcome
 from harness.render import text
@@ -35,6 +35,7 @@ __all__ = ["run"]
 @click.option("--key", metavar="FILE", help="Sign with this key (see keygen); or set HARNESS_KEY.")
 @click.option("--node", metavar="NAME", help="Label of this node in the report; its host name by default.")
 @click.option("--force", is_flag=True, help="Measure also what the preflight advises against.")
+@click.option("--together", is_flag=True, help="Start each batch on all GPUs of a node at the same moment.")
 @json_option
 @click.pass_context
 def run(
@@ -51,6 +52,7 @@ def run(
     key: str | None,
     node: str | None,
     force: bool,
+    together: bool,
     as_json: bool,
 ) -> None:
     """Measure the devices of this machine, or of a Ray cluster, and price them.
@@ -61,7 +63,7 @@ def run(
     from harness.cluster import session  # brings NumPy, which `harness verify` does without
 
     console = stderr()
-    with _Bar(console) if console.is_terminal else _Lines(console) as progress:
+    with _Bar(console) if console.is_terminal else _Lines(console) as progress, hushed(ray):
         finished = session.run(
             *names,
             preset=preset,
@@ -74,6 +76,7 @@ def run(
             key=key,
             node=node,
             force=force,
+            together=together,
             progress=progress,
         )
     _conclude(finished, as_json=as_json)
@@ -140,7 +143,14 @@ class _Bar:
 
     def __init__(self, console: Console) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._progress = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # what Ray's threads print must not come to light here
+            redirect_stderr=False,
+        )
         self._task: TaskID | None = None
         self._running: list[Job] = []
 

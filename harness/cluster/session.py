@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.cluster.fanout import Errand, Orders, connect, inspect_here, inspect_on_ray, run_here, run_on_ray
+from harness import codec
+from harness.cluster.errand import Errand, Orders
+from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
 from harness.cluster.journal import Journal, prepare_folder, reopen
+from harness.cluster.local import inspect_here, run_here
 from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
 from harness.cluster.task import Inventory
+from harness.cluster.tries import Tries
 from harness.errors import MisuseError
 from harness.measure.runner import now
 from harness.model import Device, Job, Node, Outcome, Report
@@ -77,6 +81,7 @@ def run(
     key: str | Path | None = None,
     node: str | None = None,
     force: bool = False,
+    together: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Finished, ...]:
     """Measure, and write one sealed report a node.
@@ -93,6 +98,7 @@ def run(
         key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.
         node: label of this node in its report; by default its host name.
         force: measure also a device that the preflight advises against.
+        together: the GPUs of a node start each batch at the same moment, to show what they take from each other.
         progress: whoever wants to follow.
 
     Returns:
@@ -108,14 +114,14 @@ def run(
         preset = journal.report.preset
         with _reach(ray) as cluster:
             tasks = [(_rest(journal, _inspect(cluster, _idle_s(preset))), journal)]
-            return _carry_out(tasks, preset, cluster, budget_s, follower, force=force)
+            return _carry_out(tasks, preset, cluster, budget_s, follower, force=force, together=together)
     digits = seed_or_fresh(seed)
     check(names, preset, budget_s)
     folder = prepare_folder(out)
     with _reach(ray) as cluster:
         found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
         tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(found, device)]
-        return _carry_out(tasks, preset, cluster, budget_s, follower, force=force)
+        return _carry_out(tasks, preset, cluster, budget_s, follower, force=force, together=together)
 
 
 def _reach(ray: str | None) -> AbstractContextManager[Any]:
@@ -199,22 +205,44 @@ def _carry_out(
     follower: Progress,
     *,
     force: bool,
+    together: bool,
 ) -> tuple[Finished, ...]:
     jobs = [job for errand, _ in tasks for job in errand.jobs]
-    journals = {errand.inventory.node.name + (errand.inventory.place or ""): journal for errand, journal in tasks}
+    books = {_whose(errand): (journal, Tries(journal.path)) for errand, journal in tasks}
     already = sum(len(journal.report.outcomes) for _, journal in tasks)
     follower.planned([d for _, journal in tasks for d in journal.report.devices], jobs, already)
     orders = Orders(
         effort=effort_for(preset, budget_s, len(jobs)),
         started=follower.started,
         out_of_time=_clock(budget_s),
+        tried=lambda errand, *what: books[_whose(errand)][1].record(*what),
         force=force,
+        together=together,
     )
-    errands = [errand for errand, _ in tasks]
-    for errand, outcome in run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders):
-        journals[errand.inventory.node.name + (errand.inventory.place or "")].append(outcome)
-        follower.ended(outcome)
-    return tuple(Finished(path=journal.finish(), report=journal.report) for _, journal in tasks)
+    errands = [
+        replace(errand, run=_name(journal.report), past=books[_whose(errand)][1].past) for errand, journal in tasks
+    ]
+    with ExitStack() as held:  # an interrupted run seals what it has, and lets go of its files
+        for journal, tries in books.values():
+            held.enter_context(journal)
+            held.callback(tries.close)
+        carried_out = run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders)
+        for errand, outcome in held.enter_context(closing(carried_out)):
+            books[_whose(errand)][0].append(outcome)
+            follower.ended(outcome)
+        for journal, tries in books.values():
+            journal.finish()
+            tries.close(complete=not journal.pending())
+        return tuple(Finished(path=journal.path, report=journal.report) for journal, _ in books.values())
+
+
+def _whose(errand: Errand) -> str:
+    return errand.inventory.node.name + (errand.inventory.place or "")
+
+
+def _name(head: Report) -> str:
+    """Name a run, the same when it is resumed."""
+    return codec.digest([head.created_at, head.node.name, head.seed])[:32]
 
 
 def _clock(budget_s: float | None) -> Callable[[], str | None]:

@@ -8,10 +8,12 @@ from harness import codec
 from harness.errors import ForgeryError
 from harness.model import Quote, Report, Score
 from harness.scoring.costs import Costs
+from harness.scoring.fleet import Fleet
+from harness.scoring.fleet import fleet as fleet_of_records
 from harness.scoring.price import quote as quote_records
 from harness.scoring.score import score as score_records
 
-__all__ = ["Source", "load", "quote", "score"]
+__all__ = ["Source", "fleet", "load", "quote", "score"]
 
 Source = Report | bytes | str | Path
 
@@ -56,3 +58,15 @@ def quote(*reports: Source, costs: Costs | None = None, profile: str = "general"
         ForgeryError: a file is not a report, or was changed.
     """
     return quote_records(*map(load, reports), costs=costs, profile=profile)
+
+
+def fleet(*reports: Source) -> Fleet:
+    """Judge the cards of many reports against their own kind; Parquet files of `export` are read, too, though nobody signed them.
+
+    Raises:
+        MisuseError: there is no such file.
+        ForgeryError: a file is not a report, or was changed.
+    """
+    from harness.scoring.parquet import gather  # which reads reports through this module
+
+    return fleet_of_records(gather(*reports))

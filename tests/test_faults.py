@@ -1,0 +1,401 @@
+"""A cluster of fake nodes, and everything that goes wrong on one: each fault ends as it should, and nothing is lost or measured twice.
+
+Ray, its nodes, the leases, the processes and the faults are real; the GPUs are made up (see fakefleet.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakefleet import FAKE_DEADLINE_S, FakeLease, Nodes, cluster_environment, fleet, orders, to_do
+from test_isolate import marked, wait_for
+
+import harness
+from harness import codec
+from harness.cluster.errand import Errand
+from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
+from harness.cluster.rayenv import make_token
+from harness.cluster.signals import Patience
+from harness.cluster.task import Inventory
+from harness.model import Job, Measurement, Outcome, Report
+from harness.proof.verify import job_of
+
+pytestmark = pytest.mark.slow
+
+PLUGIN = '''
+"""Ways to go wrong on a fleet, most of them once: what a file says has been done is not done again."""
+import ctypes, os, signal, time
+from pathlib import Path
+import numpy as np
+from harness.registry import Case, Skip, Work, benchmark
+
+NOTES = Path(os.environ["FAKE_NOTES"])
+
+def once(what):
+    try:
+        (NOTES / f"once-{what}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+def deaf():
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    time.sleep(1000)
+
+def fork():
+    if os.fork() == 0:
+        os.setsid()
+        os.fork()
+        os.environ["LEFT"] = "1"
+        os.execve("/bin/sleep", ["sleep", "1000"], {"LEFT_BY_A_JOB": "1"})
+
+def parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+def lease():
+    if once("lease"):
+        os.kill(parent(os.getppid()), signal.SIGKILL)  # our parent is the nursery, its parent the lease
+        time.sleep(1000)
+
+def bus():
+    (NOTES / ("lost-" + os.environ["FAKE_UUID"])).touch()
+    raise RuntimeError("the GPU has fallen off the bus")
+
+def slow():
+    (NOTES / "slow-began").touch()
+    if once("slow"):
+        time.sleep(1000)
+
+WAYS = {
+    "segfault": lambda: ctypes.string_at(0),
+    "hang": lambda: time.sleep(1000),
+    "deaf": deaf,
+    "memory": lambda: np.zeros(1 << 58, dtype=np.uint8),
+    "fork": fork,
+    "lease": lease,
+    "bus": bus,
+    "slow": slow,
+    "good": lambda: None,
+    "count": lambda: (NOTES / f"count-{time.monotonic_ns()}").touch(),
+}
+
+@benchmark(version=1, how=tuple(WAYS))
+def mishap(backend, seed, *, how):
+    """Go wrong."""
+    WAYS[how]()
+    x = backend.rng(seed).uniform(1 << 8, "float64")
+    return Case(run=lambda: 2 * x, work=Work(flops=1 << 8), check=lambda y: bool(((y - x) == x).all()))
+
+@benchmark(version=1, step=tuple(range(100)))
+def stamp(backend, seed, *, step):
+    """Say from when until when it had the device."""
+    began = time.monotonic()
+    time.sleep(0.05)
+    raise Skip(f"{began} {time.monotonic()}")
+
+@benchmark(version=1, step=tuple(range(12)))
+def paced(backend, seed, *, step):
+    """Take some time, and do no harm."""
+    time.sleep(0.2)
+    x = backend.rng(seed).uniform(1 << 8, "float64")
+    return Case(run=lambda: 2 * x, work=Work(flops=1 << 8), check=lambda y: bool(((y - x) == x).all()))
+'''
+A, B, C = ("GPU-a0=NVIDIA H100 80GB HBM3", "GPU-a1=NVIDIA H100 80GB HBM3"), ("GPU-b0=RTX 4090",), ("GPU-c0=L4",)
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("notes")
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plugin")
+    (folder / "mishaps").mkdir()
+    (folder / "mishaps" / "__init__.py").write_text(PLUGIN)
+    info = folder / "mishaps-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mishaps\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[harness.benchmarks]\nmishaps = mishaps\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def nodes(notes: Path, plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    token = tmp_path_factory.mktemp("token") / "token"
+    make_token(token)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in cluster_environment(token, plugin).items():
+            patch.setenv(name, value)
+        with fleet(notes, {"a": A, "b": B, "c": C}) as held:
+            yield held
+
+
+@pytest.fixture(scope="module")
+def ray(nodes: Nodes) -> Iterator[Any]:
+    with connect(nodes.address) as ray:
+        yield ray
+
+
+@pytest.fixture(scope="module")
+def found(ray: Any) -> dict[str, Inventory]:
+    return {inventory.node.name: inventory for inventory in inspect_on_ray(ray, lease=FakeLease)}
+
+
+def carry_out(ray: Any, *errands: Errand, log: list[Job] | None = None, **more: Any) -> list[Outcome]:
+    return [outcome for _, outcome in run_on_ray(errands, orders(log, **more), ray)]
+
+
+def ends(outcome: Outcome) -> list[tuple[int, str]]:
+    return [(attempt.number, attempt.ended) for attempt in outcome.attempts]
+
+
+def measured(outcome: Outcome) -> Measurement:
+    assert outcome.measurement, outcome
+    return outcome.measurement
+
+
+def test_each_node_says_what_it_has_and_no_two_need_be_alike(found: dict[str, Inventory]) -> None:
+    gpus = {name: [(d.uuid, d.name) for d in i.devices if d.kind == "cuda"] for name, i in found.items()}
+    told = {"a": A, "b": B, "c": C, "head": ()}
+    assert gpus == {name: [tuple(gpu.split("=")) for gpu in told[name]] for name in told}
+    assert len({inventory.place for inventory in found.values()}) == 4
+
+
+def test_a_device_does_one_thing_at_a_time_while_others_work_and_results_come_as_they_are_made(
+    ray: Any, found: dict[str, Inventory]
+) -> None:
+    """Two errands for each GPU: a lease keeps off what another one has, although Ray only counts GPUs."""
+    gpus = [("a", "GPU-a0"), ("a", "GPU-a1"), ("b", "GPU-b0")]
+    errands = [
+        to_do(found[node], uuid, "stamp", "sustained", step=range(part, part + 6))
+        for part in (0, 50)
+        for node, uuid in gpus
+    ]
+    log: list[Job] = []
+    left_to_start = []
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for errand, outcome in run_on_ray(errands, orders(log), ray):
+        left_to_start.append(len(errands) * 6 - len(log))
+        assert outcome.skipped, outcome
+        begin, end = map(float, outcome.skipped.reason.split())
+        spans.setdefault(errand.jobs[0].device_uuid, []).append((begin, end))
+    assert left_to_start[0] > len(errands) * 3
+    assert {uuid: len(own) for uuid, own in spans.items()} == {uuid: 12 for _, uuid in gpus}
+    for own in spans.values():
+        assert not any(overlap(a, b) for a, b in pairs(sorted(own)))
+    assert any(overlap(a, b) for a in spans["GPU-a0"] for b in (*spans["GPU-a1"], *spans["GPU-b0"]))
+
+
+def pairs(spans: list[tuple[float, float]]) -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
+    return ((a, b) for i, a in enumerate(spans) for b in spans[i + 1 :])
+
+
+def overlap(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
+
+
+def test_what_breaks_a_process_is_told_and_goes_no_further(ray: Any, found: dict[str, Inventory]) -> None:
+    ways = {"a0": ("segfault", "fork", "good"), "a1": ("hang",), "b0": ("deaf", "memory")}
+    errands = [to_do(found[name[0]], f"GPU-{name}", "mishap", how=hows) for name, hows in ways.items()]
+    ended = {str(job.params["how"]): o for o in carry_out(ray, *errands) if (job := job_of(o))}
+    failed = {how: o.failed.outcome for how, o in ended.items() if o.failed}
+    assert failed == {"segfault": "crashed", "hang": "timeout", "deaf": "timeout", "memory": "out_of_memory"}
+    # The first try of each is in company, where one brings all of them down; the last is its own.
+    assert ends(ended["segfault"]) == [(1, "crashed")]
+    assert ends(ended["hang"]) == [(1, "timeout")]
+    assert ends(ended["deaf"]) == [(1, "timeout")]
+    for how in ("fork", "good"):
+        assert measured(ended[how]).state
+        assert ends(ended[how]) == [(1, "crashed")]  # in the company of the one that crashed
+    reason = ended["hang"].failed.reason if ended["hang"].failed else ""
+    assert reason == f"still running after {FAKE_DEADLINE_S:.0f} s: killed"
+    wait_for(lambda: not marked("LEFT_BY_A_JOB=1"))
+
+
+def test_a_killed_lease_is_a_lost_try_and_the_next_one_is_measured(ray: Any, found: dict[str, Inventory]) -> None:
+    log: list[Job] = []
+    (outcome,) = carry_out(ray, to_do(found["a"], "GPU-a0", "mishap", how=["lease"]), log=log)
+    measured(outcome)
+    assert ends(outcome) == [(1, "lost")]
+    assert outcome.attempts[0].reason.startswith("its lease was lost: ")
+    assert len(log) == 2
+
+
+def test_a_gpu_lost_in_the_middle_ends_its_queue_and_no_other(
+    ray: Any, found: dict[str, Inventory], notes: Path
+) -> None:
+    errands = [
+        to_do(found["a"], "GPU-a0", "mishap", "sustained", how=["bus", "good"]),
+        to_do(found["a"], "GPU-a1", "mishap", how=["good"]),
+    ]
+    ended = {(str(job.device_uuid), job.params["how"]): o for o in carry_out(ray, *errands) if (job := job_of(o))}
+    (notes / "lost-GPU-a0").unlink()
+    bus, rest = ended["GPU-a0", "bus"].failed, ended["GPU-a0", "good"].skipped
+    assert bus
+    assert rest
+    assert bus.outcome == "lost"
+    assert "the driver does not list its device any more" in bus.reason
+    assert rest.reason == "its device is out of the run: the driver does not list its device any more"
+    measured(ended["GPU-a1", "good"])
+
+
+def test_a_gpu_that_somebody_else_computes_on_is_not_believed(
+    ray: Any, found: dict[str, Inventory], notes: Path
+) -> None:
+    (notes / "busy-GPU-b0").write_text("4711")
+    errand = to_do(found["b"], "GPU-b0", "mishap", how=["good"])
+    (outcome,) = carry_out(ray, errand)
+    (forced,) = carry_out(ray, errand, force=True)
+    (notes / "busy-GPU-b0").unlink()
+    assert outcome.failed
+    assert outcome.failed.outcome == "contended"
+    assert "other processes computed on the GPU: 4711" in outcome.failed.reason
+    assert ends(outcome) == [(1, "contended"), (2, "contended")]
+    measured(forced)
+
+
+def test_a_lease_that_is_not_to_be_had_is_reported_in_seconds(ray: Any, found: dict[str, Inventory]) -> None:
+    class Holder:
+        def hold(self) -> bool:
+            return True
+
+    selector = {"ray.io/node-id": found["b"].place}
+    holder = ray.remote(num_gpus=1, num_cpus=0)(Holder).options(label_selector=selector).remote()
+    assert ray.get(holder.hold.remote(), timeout=30)
+    began = time.monotonic()
+    (outcome,) = carry_out(ray, to_do(found["b"], "GPU-b0", "mishap", how=["good"]), patience=Patience(lease_s=3))
+    ray.kill(holder)
+    assert time.monotonic() - began < 6
+    assert outcome.skipped
+    assert "it was not to be had within 3 s" in outcome.skipped.reason
+
+
+def test_together_the_gpus_of_a_node_begin_at_the_same_moment(ray: Any, found: dict[str, Inventory]) -> None:
+    both = [to_do(found["a"], uuid, "stamp", "sustained", step=range(4)) for uuid in ("GPU-a0", "GPU-a1")]
+    errand = Errand(inventory=found["a"], jobs=(*both[0].jobs, *both[1].jobs))
+    starts: dict[str, list[float]] = {"GPU-a0": [], "GPU-a1": []}
+    for outcome in carry_out(ray, errand, together=True):
+        assert outcome.skipped
+        starts[outcome.skipped.job.device_uuid].append(float(outcome.skipped.reason.split()[0]))
+    gaps = [abs(a - b) for a, b in zip(*starts.values(), strict=True)]
+    assert sorted(gaps)[1] < 0.05, gaps
+
+
+def test_a_run_whose_driver_is_killed_twice_measures_every_job_once(
+    nodes: Nodes, ray: Any, plugin: Path, tmp_path: Path
+) -> None:
+    """The second time with half a line at the end of its log, as a power cut would leave it."""
+    script = Path(__file__).with_name("fakedriver.py")
+    command = [sys.executable, str(script), nodes.address, "b", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(plugin), str(script.parent)))}
+    environment["RAY_AUTH_TOKEN_PATH"] = os.environ["RAY_AUTH_TOKEN_PATH"]
+    resume: list[str] = []
+    for kill_after in (3, 4, None):
+        with (
+            (tmp_path / "output").open("a") as output,
+            subprocess.Popen(
+                [*command, *resume], env=environment, stdout=subprocess.PIPE, stderr=output, text=True
+            ) as driver,
+        ):
+            assert driver.stdout
+            told = 0
+            for line in driver.stdout:
+                told += line.startswith("ended")
+                if told == kill_after:
+                    time.sleep(0.1)  # in the middle of the next one
+                    os.kill(driver.pid, signal.SIGKILL)
+                    break
+        if kill_after is None:
+            assert driver.returncode == 0, (tmp_path / "output").read_text()
+        else:
+            (growing,) = tmp_path.glob("*-partial.json")
+            with growing.with_suffix(".jsonl").open("ab") as log:
+                log.write(b'{"half a li')
+            resume = [str(growing)]
+    (final,) = tmp_path.glob("*.json")
+    report = codec.read(final, Report)
+    assert len(report.outcomes) == len(report.plan) == 12
+    assert sorted(str(job_of(o)) for o in report.outcomes) == sorted(map(str, report.plan))
+    assert all(o.measurement for o in report.outcomes)
+    wasted = [a.ended for o in report.outcomes for a in o.attempts]
+    assert 1 <= len(wasted) <= 4
+    assert set(wasted) == {"aborted"}
+    (verdict,) = harness.verify(final)
+    assert (verdict.accepted, verdict.complete) == (True, True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([final.name, "output"])
+
+
+# What follows kills nodes; it comes last.
+
+
+def torn(ray: Any, errands: Sequence[Errand], began: Path, tear: Callable[[], None], **more: Any) -> list[Outcome]:
+    """Carry errands out, and in the middle of it tear nodes away: here, since Ray starts nodes in the main thread only."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        future = pool.submit(carry_out, ray, *errands, **more)
+        wait_for(lambda: began.exists() or future.done(), 30)
+        tear()
+        return future.result(timeout=90)
+
+
+def test_a_node_that_is_torn_away_and_comes_back_goes_on_where_it_was(
+    nodes: Nodes, ray: Any, found: dict[str, Inventory], notes: Path
+) -> None:
+    def tear() -> None:
+        nodes.kill("c")
+        nodes.add("c", *C)
+
+    errands = [to_do(found["c"], "GPU-c0", "mishap", how=["slow"]), to_do(found["a"], "GPU-a0", "mishap", how=["good"])]
+    ended = torn(ray, errands, notes / "slow-began", tear)
+    good, slow = sorted(ended, key=lambda o: len(o.attempts))
+    measured(slow)
+    assert measured(good).job.device_uuid == "GPU-a0"
+    (attempt,) = slow.attempts
+    assert (attempt.number, attempt.ended, attempt.place) == (1, "lost", found["c"].place)
+
+
+def test_what_a_torn_node_had_measured_is_in_its_spool_and_not_measured_again(
+    nodes: Nodes, ray: Any, notes: Path
+) -> None:
+    def tear() -> None:
+        nodes.kill("c")
+        nodes.add("c", *C)
+
+    (inventory,) = (i for i in inspect_on_ray(ray, lease=FakeLease) if i.node.name == "c")
+    (notes / "mute-GPU-c0").touch()
+    errand = to_do(inventory, "GPU-c0", "mishap", how=["count"])
+    (outcome,) = torn(ray, [errand], notes / "muted-GPU-c0", tear)
+    measured(outcome)
+    assert outcome.attempts == ()
+    assert len(list(notes.glob("count-*"))) == 1
+    kept = [path for path in (notes / "state-c").rglob("*") if path.is_file() and not path.name.startswith("lock-")]
+    assert kept == []
+
+
+def test_a_node_that_does_not_come_back_is_given_up_and_the_others_finish(nodes: Nodes, ray: Any, notes: Path) -> None:
+    found = {i.node.name: i for i in inspect_on_ray(ray, lease=FakeLease)}
+    for note in ("slow-began", "once-slow"):
+        (notes / note).unlink(missing_ok=True)
+    errands = [
+        to_do(found["c"], "GPU-c0", "mishap", "sustained", how=["slow", "good"]),
+        to_do(found["a"], "GPU-a0", "mishap", how=["good"]),
+    ]
+    tear = partial(nodes.kill, "c")
+    ended = torn(ray, errands, notes / "slow-began", tear, patience=Patience(rejoin_s=4))
+    slow, never, good = sorted(ended, key=lambda o: (bool(o.measurement), bool(o.skipped)))
+    assert slow.failed
+    assert slow.failed.outcome == "lost"
+    assert never.skipped
+    assert "not seen again within 4 s" in never.skipped.reason
+    measured(good)
