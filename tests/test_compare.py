@@ -149,7 +149,11 @@ def test_a_new_failure_is_a_regression() -> None:
 
 
 def test_regimes_and_parameters_are_compared_apart() -> None:
-    points = (timed(1.0), with_job(timed(2.0), regime="sustained"), with_job(timed(3.0), params={"n": 1}))
+    points = (
+        with_job(timed(1.0), regime="burst"),
+        with_job(timed(2.0), regime="sustained"),
+        with_job(timed(3.0), regime="burst", params={"n": 1}),
+    )
     found = compare(report(*points), report(*reversed(points)))
     assert [c.decision for c in found] == ["same", "same", "same"]
     assert [c.regime for c in found] == ["burst", "sustained", "burst"]

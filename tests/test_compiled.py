@@ -23,7 +23,10 @@ import harness.device
 import harness.kernels
 from harness.device.backend import CudaSource
 
-pytestmark = pytest.mark.skipif(bool(sass.missing()), reason=sass.missing() or "")
+pytestmark = [
+    pytest.mark.skipif(bool(sass.missing()), reason=sass.missing() or ""),
+    pytest.mark.xdist_group("compiled"),  # they share what was compiled
+]
 
 every_capability = pytest.mark.parametrize("capability", sass.CAPABILITIES)
 

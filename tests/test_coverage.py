@@ -29,7 +29,7 @@ def script(name: str) -> Any:
     return loaded
 
 
-coverage = script("coverage")
+coverage = script("interval_coverage")
 traces = sys.modules["traces"]
 MODELS = {model.name: model for model in traces.MODELS}
 RULES = {rule.name: rule for rule in coverage.RULES}

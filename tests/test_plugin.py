@@ -46,7 +46,7 @@ def harness(env: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]
 def judge(env: dict[str, str], name: str) -> subprocess.CompletedProcess[str]:
     """Run the conformance suite over one benchmark, as `pytest tests/test_kernels.py -k NAME` does."""
     suite = Path(__file__).parent / "test_kernels.py"
-    command = [sys.executable, "-m", "pytest", str(suite), "-q", "-k", name, "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", str(suite), "-q", "-n", "0", "-k", name, "-p", "no:cacheprovider"]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=120)
 
 

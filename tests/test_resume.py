@@ -29,7 +29,7 @@ PLUGIN = '''
 import time
 from harness.registry import Case, Work, benchmark
 
-@benchmark(version=1, step=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+@benchmark(version=1, step=tuple(range(1, 13)))
 def steps(backend, seed, *, step):
     """Take some time, and do no harm."""
     time.sleep(0.1)
@@ -59,7 +59,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Killed:
-    """What a killed run left: a signed report with at least two of ten outcomes, for eight of them come at once."""
+    """What a killed run left: a signed report with at least two of twelve outcomes."""
 
     environment: dict[str, str]
     key: Path
@@ -106,7 +106,7 @@ def test_what_a_killed_run_had_measured_verifies(killed: Killed) -> None:
     (verdict,) = harness.verify(killed.partial, signer=load_key(killed.key).public_hex)
     assert (verdict.accepted, verdict.complete) == (True, False)
     report = read(killed.partial)
-    assert killed.outcomes_seen <= len(report.outcomes) < len(report.plan) == 10
+    assert killed.outcomes_seen <= len(report.outcomes) < len(report.plan) == 12
     assert all(o.measurement for o in report.outcomes)
     assert killed.harness("verify", killed.partial).returncode == 0
 
@@ -119,9 +119,9 @@ def test_a_resumed_run_measures_the_rest_and_nothing_twice(killed: Killed, tmp_p
     ended = killed.harness("run", "--resume", partial, "--key", killed.key)
     assert ended.returncode == 0, ended.stderr
     done = len(before.outcomes)
-    assert f"10 jobs on cpu ({before.devices[0].name}), {done} already done" in ended.stderr
-    assert f"[{done + 1}/10] " in ended.stderr
-    assert f"[{done}/10] " not in ended.stderr
+    assert f"12 jobs on cpu ({before.devices[0].name}), {done} already done" in ended.stderr
+    assert f"[{done + 1}/12] " in ended.stderr
+    assert f"[{done}/12] " not in ended.stderr
     (final,) = tmp_path.iterdir()
     after = read(final)
     named = FINAL.fullmatch(final.name)

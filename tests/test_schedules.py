@@ -21,6 +21,7 @@ import recording
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.xdist_group("schedules"),  # they share what each way to run answered
     pytest.mark.timeout(900),  # the first test that asks for a way waits for all of its cells
     pytest.mark.skipif(recording.emulator() is None, reason="only the emulator can choose the order of threads"),
 ]

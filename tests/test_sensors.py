@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from harness.device.rapl import CpuSensors
-from harness.device.sampler import FakeSensors, Sampler, Sensors, SensorsLostError, energy_between
+from harness.device.sampler import FakeSensors, Sampler, Sensors, SensorsLostError
 from harness.device.sensors import (
     NvmlSensors,
     calibrated,
@@ -647,42 +647,6 @@ def test_fake_sensors_remember_being_closed() -> None:
     assert sensors.capability == {"power": "ok"}
 
 
-# --- energy ------------------------------------------------------------------------------------------------------
-
-
-def story(
-    *, energy_j: list[float | None] | None = None, power_w: list[float | None] | None = None
-) -> list[TelemetrySample]:
-    length = len(energy_j or power_w or [])
-    joules, watts = energy_j or [None] * length, power_w or [None] * length
-    return [TelemetrySample(at_s=n / 2, energy_j=joules[n], power_w=watts[n]) for n in range(length)]
-
-
-def test_energy_comes_from_the_counter_even_where_power_disagrees() -> None:
-    assert energy_between(story(energy_j=[100.0, 130.0, 190.0], power_w=[1.0, 1.0, 1.0])) == (90.0, 1.0)
-
-
-def test_energy_spans_only_the_samples_that_have_it() -> None:
-    assert energy_between(story(energy_j=[None, 130.0, None, 190.0, None])) == (60.0, 1.0)
-
-
-def test_a_counter_that_was_reset_gives_no_energy() -> None:
-    assert energy_between(story(energy_j=[100.0, 130.0, 5.0, 200.0], power_w=[1.0] * 4)) == (None, None)
-
-
-def test_power_is_integrated_where_there_is_no_counter() -> None:
-    assert energy_between(story(power_w=[100.0, 300.0, None, 300.0])) == (100.0 + 300.0, 1.5)
-
-
-def test_a_counter_that_did_not_tick_yields_to_power() -> None:
-    assert energy_between(story(energy_j=[100.0, 100.0], power_w=[200.0, 200.0])) == (100.0, 0.5)
-
-
-@pytest.mark.parametrize("samples", [[], story(power_w=[100.0]), story(energy_j=[1.0]), story(power_w=[None, None])])
-def test_fewer_than_two_readings_give_no_energy(samples: list[TelemetrySample]) -> None:
-    assert energy_between(samples) == (None, None)
-
-
 # --- the CPU -----------------------------------------------------------------------------------------------------
 
 
@@ -713,6 +677,12 @@ def sysfs(tmp_path: Path) -> Path:
     return write(tmp_path, zones | counters | ranges | heat | clocks)
 
 
+def joules(before: TelemetrySample, after: TelemetrySample) -> float:
+    assert before.energy_j is not None
+    assert after.energy_j is not None
+    return after.energy_j - before.energy_j
+
+
 def test_a_node_tells_energy_of_its_packages_the_hottest_and_the_mean_clock(sysfs: Path) -> None:
     sensors: Sensors = CpuSensors(sysfs)
     assert sensors.capability == {"energy": "ok", "temperature": "ok", "sm_clock": "ok"}
@@ -721,7 +691,7 @@ def test_a_node_tells_energy_of_its_packages_the_hottest_and_the_mean_clock(sysf
     after = sensors.read(1.0)
     sensors.close()
     assert after == TelemetrySample(at_s=1.0, energy_j=0.07, temperature_c=61.5, sm_clock_mhz=2001.0)
-    assert energy_between([before, after]) == pytest.approx((0.07, 1.0))
+    assert joules(before, after) == pytest.approx(0.07)
 
 
 def test_a_rapl_counter_that_wraps_goes_on(sysfs: Path) -> None:
@@ -729,7 +699,7 @@ def test_a_rapl_counter_that_wraps_goes_on(sysfs: Path) -> None:
     before = sensors.read(0.0)
     write(sysfs, {"class/powercap/intel-rapl:0/energy_uj": 50_000})  # 900000 to the range, and 50000 more
     after = sensors.read(1.0)
-    assert energy_between([before, after]) == pytest.approx((0.15, 1.0))
+    assert joules(before, after) == pytest.approx(0.15)
 
 
 def test_rapl_that_only_root_may_read_is_recorded(sysfs: Path) -> None:

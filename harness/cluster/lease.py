@@ -43,7 +43,7 @@ class Lease:
 
     def __init__(self, kinds: Collection[DeviceKind] = ()) -> None:
         """Prepare for measuring on these kinds of device; none is needed to inspect."""
-        wanted = {"cpu": ("numba",), "cuda": ("numba", "cupy", "numba.cuda")}
+        wanted = {"cpu": ("harness.device.numba_ready",), "cuda": ("harness.device.numba_ready", "cupy", "numba.cuda")}
         heavy = dict.fromkeys(module for kind in sorted(kinds) for module in wanted[kind])
         self._nursery = Nursery(("harness.cluster.task", *heavy))
         self._spool: Spool | None = None
@@ -168,12 +168,9 @@ class Lease:
         failures = (
             Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why) for job in silent
         )
-        return Reply(
-            attempt=attempt,
-            started_at=started_at,
-            elapsed_s=ended.elapsed_s,
-            outcomes=(*outcomes, *(Outcome(failed=failed) for failed in failures)),
-        )
+        outcomes += [Outcome(failed=failed) for failed in failures]
+        outcomes.sort(key=lambda outcome: task.jobs.index(job_of(outcome)))
+        return Reply(attempt=attempt, started_at=started_at, elapsed_s=ended.elapsed_s, outcomes=tuple(outcomes))
 
 
 def _gone(look: Look) -> str:

@@ -139,11 +139,11 @@ def batches(jobs: Sequence[Job]) -> Iterator[tuple[Job, ...]]:
     known = registry.benchmarks()
     waiting: list[Job] = []
     for job in jobs:
-        alone = job.regime == "sustained" or (job.benchmark in known and known[job.benchmark].peers)
-        if waiting and (alone or len(waiting) == _TOGETHER or job.device_uuid != waiting[0].device_uuid):
+        soaked, taking_peers = job.regime == "sustained", job.benchmark in known and known[job.benchmark].peers
+        if waiting and (soaked or len(waiting) == _TOGETHER or job.device_uuid != waiting[0].device_uuid):
             yield tuple(waiting)
             waiting = []
-        if alone:
+        if soaked or taking_peers:
             yield (job,)
         else:
             waiting.append(job)

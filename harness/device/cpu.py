@@ -65,10 +65,12 @@ class CpuDevice:
                 compiled(zero, zero, np.uint64(n), one, *args)
                 return
             edges = [n * i // lanes for i in range(lanes + 1)]
-            pieces = [
-                self._pool.submit(compiled, np.uint64(i), np.uint64(lo), np.uint64(hi - lo), one, *args)
+            calls = [
+                (np.uint64(i), np.uint64(lo), np.uint64(hi - lo), one, *args)
                 for i, (lo, hi) in enumerate(pairwise(edges))
             ]
+            pieces = [self._pool.submit(compiled, *call) for call in calls[1:]]
+            compiled(*calls[0])  # here, rather than wait for another thread to wake up
             for piece in pieces:
                 piece.result()
 

@@ -1,4 +1,4 @@
-"""Listen to a device's sensors while something else runs, and add up the energy it spent.
+"""Listen to a device's sensors while something else runs.
 
 A sensor that will not answer is `None` in its sample; a device that is gone ends the samples. Neither ever raises into
 the program that is being measured.
@@ -11,14 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from types import MappingProxyType, TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from harness.errors import FailureError
 from harness.model import Activity, SensorState, TelemetrySample
 
-__all__ = ["FakeSensors", "Sampler", "Sensors", "SensorsLostError", "SilentSensors", "energy_between"]
+__all__ = ["FakeSensors", "Sampler", "Sensors", "SensorsLostError", "SilentSensors"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -221,21 +220,3 @@ class Sampler:
             self._odd = None
             if self._lost is None:  # a read that hung beyond the exit comes too late
                 self._samples.append(sample)
-
-
-def energy_between(samples: Sequence[TelemetrySample]) -> tuple[float | None, float | None]:
-    """Return the joules spent between the first and last sample that know, and the seconds between these.
-
-    From the energy counter if it ticked, else from power by the trapezoid rule. A counter that went backwards was
-    reset, so the device is not the one that began: (None, None), as where fewer than two samples know anything.
-    """
-    counter = [(s.at_s, s.energy_j) for s in samples if s.energy_j is not None]
-    if any(later < earlier for (_, earlier), (_, later) in pairwise(counter)):
-        return None, None
-    if len(counter) > 1 and counter[-1][1] > counter[0][1]:
-        return counter[-1][1] - counter[0][1], counter[-1][0] - counter[0][0]
-    power = [(s.at_s, s.power_w) for s in samples if s.power_w is not None]
-    if len(power) > 1:
-        joules = sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in pairwise(power))
-        return joules, power[-1][0] - power[0][0]
-    return None, None

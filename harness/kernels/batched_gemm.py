@@ -19,8 +19,8 @@ _CHUNK = 1 << 22  # elements checked at a time, in float64
 
 
 def _cpu(device: Device) -> int:
-    """Least power of 2 that fills 5 caches in float32."""
-    return _filling(device, 4)
+    """Least power of 2 that fills 5 caches in float64."""
+    return _filling(device, 8)
 
 
 def _gpu(device: Device) -> int:

@@ -37,7 +37,7 @@ def forces(lane, first, count, step, n, one, x, y, z, mass, out):  # type: ignor
         out[at + np.uint64(2)] = az
 
 
-@benchmark(version=1, metric="compute", quick=False, n=Sized(check=256, cpu=4096, cuda=65536))
+@benchmark(version=1, metric="compute", quick=False, n=Sized(check=256, cpu=2048, cuda=65536))
 def nbody(backend: Backend, seed: int, *, n: int) -> Case:
     """Accelerations of n bodies by all n in float32; nominal 20 operations a pair."""
     xp = backend.xp

@@ -304,7 +304,7 @@ def _scene(uniform: Any) -> Any:
     metric="throughput",
     quick=False,
     width=Sized(check=32, cpu=256, cuda=1920),
-    samples=Sized(check=2, cpu=4, cuda=16),
+    samples=Sized(check=2, cpu=8, cuda=16),
 )
 def pathtrace(backend: Backend, seed: int, *, width: int, samples: int) -> Case:
     """Rays followed through a scene of 16 spheres, four a sample; width is a multiple of 16, the picture 16:9."""

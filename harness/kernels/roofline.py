@@ -53,7 +53,7 @@ def in_pieces(lane, first, count, step, mads, m, b, x, out):  # type: ignore[no-
     metric="compute",
     quick=False,
     mads=(1, 4, 16, 64, 256),
-    n=Sized(check=1 << 12, cpu=1 << 25, cuda=1 << 27),
+    n=Sized(check=1 << 12, cpu=1 << 24, cuda=1 << 27),
 )
 def roofline(backend: Backend, seed: int, *, mads: int, n: int) -> Case:
     """Rate of float32 operations when each element of n is read, put through so many multiply-adds, and written."""

@@ -122,7 +122,7 @@ def piece_scans(lane, first, count, step, x, sums, out):  # type: ignore[no-unty
         out[i] = total
 
 
-@benchmark(version=1, metric="bandwidth", quick=False, n=Sized(check=1 << 13, cpu=1 << 25, cuda=1 << 28))
+@benchmark(version=1, metric="bandwidth", quick=False, n=Sized(check=1 << 13, cpu=1 << 24, cuda=1 << 28))
 def scan(backend: Backend, seed: int, *, n: int) -> Case:
     """Inclusive prefix sum of n 32-bit words, a power of two, modulo 2^32; each is read twice and written once."""
     require_memory(backend, 4 * 4 * n)

@@ -88,8 +88,8 @@ def _elements(device: Device, least_bytes: int) -> int:
 
 
 def _on_cpu(device: Device) -> int:
-    """5 caches or 256 MiB."""
-    return _elements(device, max(1 << 28, 5 * cache_bytes(device)))
+    """4 caches or 128 MiB."""
+    return _elements(device, max(1 << 27, 4 * cache_bytes(device)))
 
 
 def _on_cuda(device: Device) -> int:

@@ -55,7 +55,7 @@ EFFORTS = {
         sweep_s=0.3,
         idle_s=1.0,
     ),
-    "standard": Effort(warmup_s=0.5, budget_s=4.0, sweep_s=1.8),
+    "standard": Effort(warmup_s=0.5, budget_s=5.0, sweep_s=0.8),
     "full": Effort(warmup_s=1.0, budget_s=15.0, sweep_s=1.8, idle_s=10.0),
 }
 

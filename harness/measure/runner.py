@@ -181,12 +181,15 @@ def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort
                 playing.append(seat)
             else:
                 yield outcome
+        began_s = sampler.at_s()
         while playing:
             order.shuffle(playing)
             sweep_began = sampler.at_s()
             for seat in tuple(playing):
                 outcome = _attempt(seat, lambda seat=seat: _turn(seat, effort))
-                if outcome is not None or _has_enough(seat, effort):
+                # Its share of the wait counts, too: a quick job does not go on alone, mostly resting, when the slow ones are done.
+                share_s = (sampler.at_s() - began_s) / len(seats)
+                if outcome is not None or _has_enough(seat, effort, share_s):
                     playing.remove(seat)
                     yield outcome or _stand_up(seat, backend, sampler, effort)
             if playing:
@@ -243,26 +246,26 @@ def _turn(seat: _Seat, effort: Effort) -> None:
             clockwork.cool_down(effort)
 
 
-def _has_enough(seat: _Seat, effort: Effort) -> bool:
+def _has_enough(seat: _Seat, effort: Effort, share_s: float = 0.0) -> bool:
     if len(seat.discarded) > RETRIES_MOST:
         return True
     clockwork = _clockwork(seat)
     counted = [r.times_s for r in clockwork.rounds if r.discarded is None]
-    return enough(counted, clockwork.timed_s, effort)
+    return enough(counted, max(clockwork.timed_s, share_s), effort)
 
 
 def _stand_up(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> Outcome:
     """Check the last answer and write down what was measured."""
-    outcome: list[Outcome] = []
-
-    def finish() -> None:
-        if seat.case.check(_clockwork(seat).answer):
-            outcome.append(Outcome(measurement=_record(seat, backend, sampler, effort)))
-        else:
-            reason = "the answer after the timed rounds, though not the first one, does not pass the benchmark's check"
-            outcome.append(seat.fail("wrong_answer", reason))
-
-    return _attempt(seat, finish) or outcome[0]
+    right: list[bool] = []
+    broken = _attempt(seat, lambda: right.append(bool(seat.case.check(_clockwork(seat).answer))))
+    if broken is not None:
+        return broken
+    if not all(right):
+        reason = "the answer after the timed rounds, though not the first one, does not pass the benchmark's check"
+        return seat.fail("wrong_answer", reason)
+    made: list[Measurement] = []
+    broken = _attempt(seat, lambda: made.append(_record(seat, backend, sampler, effort)))
+    return broken or Outcome(measurement=made[0])
 
 
 def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> Measurement:

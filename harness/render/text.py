@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -200,14 +201,26 @@ def _results(report: Report, device: Device) -> Table:
     names = ("value", "95 % interval", "±", *(c.name for c in extra))
     table = _table("benchmark", "parameters", "value", "unit", *names[1:], "state", right=names)
     mine = [o for o in report.outcomes if job_of(o).device_uuid == device.uuid]
-    for outcome in sorted(mine, key=lambda o: job_of(o).benchmark):
+    for outcome in sorted((o for o in mine if not o.skipped), key=lambda o: job_of(o).benchmark):
         job = job_of(outcome)
         value, unit, interval, noise, state, why = _cells(outcome)
         colour = _COLOURS.get(state, _FAIR if outcome.measurement else _BAD)
         said = Text.assemble((state, colour), f"  {why}" if why else "")
         more = [c.cell(outcome.measurement) if outcome.measurement else "" for c in extra]
         table.add_row(Text(job.benchmark, style="bold"), _params(job), value, unit, interval, noise, *more, said)
+    for benchmark, params, reason in _left_out(mine):
+        blank = [""] * (len(names) + 1)
+        said = Text.assemble(("skipped", _COLOURS["skipped"]), f"  {reason}")
+        table.add_row(Text(benchmark, style="dim"), Text(params, style="dim"), *blank, said)
     return table
+
+
+def _left_out(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, str, str]]:
+    """Yield each benchmark with points that were skipped: its name, which or how many, and why the first was."""
+    skips = sorted((o.skipped for o in outcomes if o.skipped), key=lambda s: s.job.benchmark)
+    for benchmark, group in itertools.groupby(skips, key=lambda s: s.job.benchmark):
+        first, *more = group
+        yield benchmark, f"{1 + len(more)} points" if more else _params(first.job), first.reason
 
 
 def job_of(outcome: Outcome) -> Job:

@@ -1,6 +1,6 @@
 """Ask how often the interval of each stopping rule holds the truth, on noise whose truth is known.
 
-    uv run python benchmarks/coverage.py [--trials 300] [--markdown]
+    uv run python benchmarks/interval_coverage.py [--trials 300] [--markdown]
 
 Ours is not imitated: `harness.measure.rounds.enough` decides when to stop, `harness.stats` makes the interval and
 `harness.measure.validity.judge` names the state, on samples of a synthetic trace instead of a stopwatch. The other rules are written
