@@ -12,7 +12,6 @@ measures nothing at all, so that what is left is the cost of a result.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -25,13 +24,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from fakefleet import ENVIRONMENT, QUICK, FakeLease, IdleLease, cluster_environment, fleet, orders
+from fakefleet import ENVIRONMENT, QUICK, FakeLease, IdleLease, fleet, orders, surroundings
 
 from harness import codec
 from harness.cluster.errand import Errand
 from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
 from harness.cluster.journal import Journal
-from harness.cluster.rayenv import make_token
 from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory, Task
 from harness.measure.runner import now
@@ -202,10 +200,12 @@ def main() -> None:
         (package / "__init__.py").write_text(PLUGIN)
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nothings\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[harness.benchmarks]\nnothings = nothings\n")
-        make_token(root / "token")
-        os.environ.update(cluster_environment(root / "token", root, Path(__file__).parent))
         names = {f"n{i}": [f"GPU-{i}=made up"] for i in range(args.nodes)}
-        with fleet(root, names) as nodes, connect(nodes.address) as ray:
+        with (
+            surroundings(root, Path(__file__).parent),
+            fleet(root, names) as nodes,
+            connect(nodes.address) as ray,
+        ):
             for row in measure(ray, args):
                 print(f"| {row.what} | {row.value} |" if args.markdown else f"{row.what:<48} {row.value}", flush=True)
 

@@ -1,45 +1,82 @@
-"""A driver to be killed: carries a run out on one fake node of a cluster, and says when each job has ended.
+"""The command line as a driver to be killed: it sees one fake node of a cluster, and each try is short.
 
-Run as `python fakedriver.py ADDRESS NODE FOLDER [REPORT TO RESUME]`.
+Run as `python fakedriver.py NODE run ARGUMENTS`, which is what `Driver` does.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fakefleet import QUICK, FakeLease
+from test_isolate import marked
 
+import harness
+from harness import cli, codec
 from harness.cluster import plan, session
 from harness.cluster.errand import Orders
 from harness.cluster.fanout import inspect_on_ray
-from harness.cluster.session import Silent
 from harness.cluster.task import Inventory
-from harness.model import Outcome
+from harness.model import Outcome, Report
+from harness.proof.verify import job_of
+
+__all__ = ["Driver", "each_once"]
 
 
-class Loud(Silent):
-    """Says on a line of its own what has ended."""
+class Driver:
+    """`harness run` on one node of a cluster of fake ones, in a process of its own."""
 
-    def ended(self, outcome: Outcome) -> None:
-        print("ended", flush=True)
+    def __init__(self, node: str, folder: Path, *args: str, env: Mapping[str, str] = os.environ) -> None:
+        """Start it, with what it says in a file of a folder."""
+        self.log = folder / "said"
+        self._mark = f"DRIVER_OF_THIS_TEST={secrets.token_hex(8)}"
+        name, value = self._mark.split("=")
+        command = [sys.executable, __file__, node, "run", *args]
+        with self.log.open("w") as file:
+            self.process = subprocess.Popen(command, env={**env, name: value}, stdout=file, stderr=file)
+
+    def told(self, words: str) -> int:
+        """Return how many lines begin so."""
+        return sum(line.startswith(words) for line in self.log.read_text().splitlines())
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and the child that does its work as well."""
+        return self.process.poll() is not None and not marked(self._mark)
+
+    def code(self, timeout_s: float = 90) -> int:
+        """Wait for its end, and return its exit code."""
+        code = self.process.wait(timeout_s)
+        assert code in {0, 1}, self.log.read_text()
+        return code
 
 
-def main(address: str, node: str, folder: str, resume: str | None = None) -> None:
-    """Measure, or go on measuring."""
+def each_once(final: Path) -> tuple[Outcome, ...]:
+    """Return the outcomes of a report, which must be complete, verify, and have measured each job of its plan once."""
+    (verdict,) = harness.verify(final)
+    assert (verdict.accepted, verdict.complete) == (True, True), verdict
+    report = codec.read(final, Report)
+    assert sorted(str(job_of(o)) for o in report.outcomes) == sorted(map(str, report.plan))
+    assert all(o.measurement for o in report.outcomes)
+    return report.outcomes
+
+
+def main(node: str) -> None:
+    """Do what the rest of the command line says."""
 
     def inspect(ray: Any, idle_s: float = 0.0) -> Sequence[Inventory]:
         return [found for found in inspect_on_ray(ray, lease=FakeLease) if found.node.name == node]
 
     vars(session).update(inspect_on_ray=inspect, Orders=partial(Orders, lease=FakeLease), effort_for=lambda *_: QUICK)
     plan._TOGETHER = 2
-    if resume:
-        session.run(ray=address, resume=resume, progress=Loud())
-    else:
-        session.run("paced", ray=address, out=folder, device="cuda:0", progress=Loud())
+    cli.main()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv.pop(1))

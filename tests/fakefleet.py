@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import harness
 from harness.cluster.errand import Errand, Orders
 from harness.cluster.lease import Lease, Order
-from harness.cluster.rayenv import Access, environment
+from harness.cluster.rayenv import Access, environment, make_token, private_folder
 from harness.cluster.signals import Patience
 from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory, Look, Task
@@ -27,13 +28,14 @@ from harness.model import Device, DeviceKind, Environment, Job, Node, Outcome, R
 
 __all__ = [
     "FAKE_DEADLINE_S",
+    "PACED",
     "QUICK",
     "FakeLease",
     "IdleLease",
     "Nodes",
-    "cluster_environment",
     "fleet",
     "orders",
+    "surroundings",
     "to_do",
 ]
 
@@ -49,6 +51,25 @@ QUICK = Effort(
     space_s=0.0,
     energy_s=0.0,
 )
+PACED = '''
+"""One job after the other."""
+import time
+from harness.registry import Case, Work, benchmark
+
+@benchmark(version=1, step=tuple(range(12)))
+def paced(backend, seed, *, step):
+    """Take some time, and do no harm."""
+    time.sleep(0.2)
+    x = backend.rng(seed).uniform(1 << 8, "float64")
+    return Case(run=lambda: 2 * x, work=Work(flops=1 << 8), check=lambda y: bool(((y - x) == x).all()))
+'''
+QUICK_NOTICE = {
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+}
 ENVIRONMENT = Environment(
     harness_version="0",
     python="3",
@@ -128,17 +149,30 @@ def to_do(inventory: Inventory, uuid: str, benchmark: str, regime: Regime = "bur
     return Errand(inventory=inventory, jobs=tuple(jobs), run=f"{benchmark} on {uuid}")
 
 
-def cluster_environment(token: Path, *folders: Path) -> dict[str, str]:
-    """Return what a cluster's processes need: our modules, a token, quick notice of deaths, and none of Ray's habits."""
-    variables, _ = environment(Access(address="", token=token), current={})
-    quick = {
-        "RAY_health_check_initial_delay_ms": "2000",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_timeout_ms": "2000",
-        "RAY_health_check_failure_threshold": "3",
-        "RAY_grpc_client_keepalive_timeout_ms": "5000",
-    }
-    return {**variables, **quick, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *map(str, folders)])}
+@contextmanager
+def surroundings(*folders: Path) -> Iterator[None]:
+    """Give this process what a cluster's processes need, and for a while nothing of the user's own.
+
+    That is our modules and those in `folders`, a token, quick notice of deaths, and none of Ray's habits.
+    """
+    before = dict(os.environ)
+    with private_folder() as folder:
+        (folder / "ray").mkdir()
+        make_token(folder / "token")
+        variables, _ = environment(Access(address="", token=folder / "token"), folder, current=QUICK_NOTICE)
+        paths = (Path(harness.__file__).parent.parent, Path(__file__).parent, *folders)
+        kept = {name: value for name, value in before.items() if not name.startswith(("CUDA_", "HARNESS_", "RAY_"))}
+        _become(kept | variables | {"PYTHONPATH": os.pathsep.join(map(str, paths))})
+        try:
+            yield
+        finally:
+            _become(before)
+
+
+def _become(variables: Mapping[str, str]) -> None:
+    os.environ.update(variables)
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
 
 
 class Nodes:
@@ -166,10 +200,11 @@ class Nodes:
 
 @contextmanager
 def fleet(notes: Path, nodes: Mapping[str, Sequence[str]]) -> Iterator[Nodes]:
-    """Hold a cluster of these nodes, each with its GPUs, around a head without any."""
+    """Hold a cluster of these nodes, each with its GPUs, around a head with one that Ray is not told of."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "num_gpus": 0, "env_vars": {"FAKE_NODE": "head"}, "include_dashboard": False}
+    told = {"FAKE_NODE": "head", "FAKE_GPUS": "GPU-untold=T4"}
+    head = {"num_cpus": 1, "num_gpus": 0, "env_vars": told, "include_dashboard": False}
     head["_system_config"] = {"prestart_worker_first_driver": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:

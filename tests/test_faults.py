@@ -5,10 +5,6 @@ Ray, its nodes, the leases, the processes and the faults are real; the GPUs are 
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakefleet import FAKE_DEADLINE_S, FakeLease, Nodes, cluster_environment, fleet, orders, to_do
+from fakedriver import Driver, each_once
+from fakefleet import FAKE_DEADLINE_S, PACED, FakeLease, Nodes, fleet, orders, surroundings, to_do
 from test_isolate import marked, wait_for
+from test_plugin import install
 
-import harness
-from harness import codec
 from harness.cluster.errand import Errand
 from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
-from harness.cluster.rayenv import make_token
 from harness.cluster.signals import Patience
 from harness.cluster.task import Inventory
-from harness.model import Job, Measurement, Outcome, Report
+from harness.model import Job, Measurement, Outcome
 from harness.proof.verify import job_of
 
 pytestmark = pytest.mark.slow
@@ -103,13 +98,6 @@ def stamp(backend, seed, *, step):
     began = time.monotonic()
     time.sleep(0.05)
     raise Skip(f"{began} {time.monotonic()}")
-
-@benchmark(version=1, step=tuple(range(12)))
-def paced(backend, seed, *, step):
-    """Take some time, and do no harm."""
-    time.sleep(0.2)
-    x = backend.rng(seed).uniform(1 << 8, "float64")
-    return Case(run=lambda: 2 * x, work=Work(flops=1 << 8), check=lambda y: bool(((y - x) == x).all()))
 '''
 A, B, C = ("GPU-a0=NVIDIA H100 80GB HBM3", "GPU-a1=NVIDIA H100 80GB HBM3"), ("GPU-b0=RTX 4090",), ("GPU-c0=L4",)
 
@@ -122,24 +110,14 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plugin")
-    (folder / "mishaps").mkdir()
-    (folder / "mishaps" / "__init__.py").write_text(PLUGIN)
-    info = folder / "mishaps-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mishaps\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[harness.benchmarks]\nmishaps = mishaps\n")
+    install(folder, "mishaps", mishap=PLUGIN, paced=PACED)
     return folder
 
 
 @pytest.fixture(scope="module")
-def nodes(notes: Path, plugin: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    token = tmp_path_factory.mktemp("token") / "token"
-    make_token(token)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in cluster_environment(token, plugin).items():
-            patch.setenv(name, value)
-        with fleet(notes, {"a": A, "b": B, "c": C}) as held:
-            yield held
+def nodes(notes: Path, plugin: Path) -> Iterator[Nodes]:
+    with surroundings(plugin), fleet(notes, {"a": A, "b": B, "c": C}) as held:
+        yield held
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +146,7 @@ def measured(outcome: Outcome) -> Measurement:
 
 def test_each_node_says_what_it_has_and_no_two_need_be_alike(found: dict[str, Inventory]) -> None:
     gpus = {name: [(d.uuid, d.name) for d in i.devices if d.kind == "cuda"] for name, i in found.items()}
-    told = {"a": A, "b": B, "c": C, "head": ()}
+    told = {"a": A, "b": B, "c": C, "head": ("GPU-untold=T4",)}
     assert gpus == {name: [tuple(gpu.split("=")) for gpu in told[name]] for name in told}
     assert len({inventory.place for inventory in found.values()}) == 4
 
@@ -266,6 +244,14 @@ def test_a_gpu_that_somebody_else_computes_on_is_not_believed(
     measured(forced)
 
 
+def test_a_request_that_ray_can_never_meet_is_reported_in_seconds(ray: Any, found: dict[str, Inventory]) -> None:
+    began = time.monotonic()
+    (outcome,) = carry_out(ray, to_do(found["head"], "GPU-untold", "mishap", how=["good"]), patience=Patience())
+    assert time.monotonic() - began < 5
+    assert outcome.skipped
+    assert "Ray was told of no GPU on its node" in outcome.skipped.reason
+
+
 def test_a_lease_that_is_not_to_be_had_is_reported_in_seconds(ray: Any, found: dict[str, Inventory]) -> None:
     class Holder:
         def hold(self) -> bool:
@@ -293,48 +279,25 @@ def test_together_the_gpus_of_a_node_begin_at_the_same_moment(ray: Any, found: d
     assert sorted(gaps)[1] < 0.05, gaps
 
 
-def test_a_run_whose_driver_is_killed_twice_measures_every_job_once(
-    nodes: Nodes, ray: Any, plugin: Path, tmp_path: Path
-) -> None:
+def test_a_run_whose_driver_is_killed_twice_measures_every_job_once(nodes: Nodes, ray: Any, tmp_path: Path) -> None:
     """The second time with half a line at the end of its log, as a power cut would leave it."""
-    script = Path(__file__).with_name("fakedriver.py")
-    command = [sys.executable, str(script), nodes.address, "b", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(plugin), str(script.parent)))}
-    environment["RAY_AUTH_TOKEN_PATH"] = os.environ["RAY_AUTH_TOKEN_PATH"]
-    resume: list[str] = []
-    for kill_after in (3, 4, None):
-        with (
-            (tmp_path / "output").open("a") as output,
-            subprocess.Popen(
-                [*command, *resume], env=environment, stdout=subprocess.PIPE, stderr=output, text=True
-            ) as driver,
-        ):
-            assert driver.stdout
-            told = 0
-            for line in driver.stdout:
-                told += line.startswith("ended")
-                if told == kill_after:
-                    time.sleep(0.1)  # in the middle of the next one
-                    os.kill(driver.pid, signal.SIGKILL)
-                    break
-        if kill_after is None:
-            assert driver.returncode == 0, (tmp_path / "output").read_text()
-        else:
-            (growing,) = tmp_path.glob("*-partial.json")
-            with growing.with_suffix(".jsonl").open("ab") as log:
-                log.write(b'{"half a li')
-            resume = [str(growing)]
-    (final,) = tmp_path.glob("*.json")
-    report = codec.read(final, Report)
-    assert len(report.outcomes) == len(report.plan) == 12
-    assert sorted(str(job_of(o)) for o in report.outcomes) == sorted(map(str, report.plan))
-    assert all(o.measurement for o in report.outcomes)
-    wasted = [a.ended for o in report.outcomes for a in o.attempts]
+    out = tmp_path / "out"
+    resume: tuple[str, ...] = ("paced", "--device", "cuda:0", "--out", str(out))
+    for kill_after in (3, 4):
+        driver = Driver("b", tmp_path, "--ray", nodes.address, *resume)
+        wait_for(lambda ran=driver, most=kill_after: ran.told("[") >= most or ran.over)  # type: ignore[misc]
+        time.sleep(0.1)  # in the middle of the next one
+        driver.process.kill()
+        wait_for(lambda ran=driver: ran.over)  # type: ignore[misc]
+        (growing,) = out.glob("*-partial.json")
+        with growing.with_suffix(".jsonl").open("ab") as log:
+            log.write(b'{"half a li')
+        resume = ("--resume", str(growing))
+    assert Driver("b", tmp_path, "--ray", nodes.address, *resume).code() == 0
+    (final,) = out.iterdir()
+    wasted = [a.ended for o in each_once(final) for a in o.attempts]
     assert 1 <= len(wasted) <= 4
     assert set(wasted) == {"aborted"}
-    (verdict,) = harness.verify(final)
-    assert (verdict.accepted, verdict.complete) == (True, True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([final.name, "output"])
 
 
 # What follows kills nodes; it comes last.
@@ -377,7 +340,8 @@ def test_what_a_torn_node_had_measured_is_in_its_spool_and_not_measured_again(
     errand = to_do(inventory, "GPU-c0", "mishap", how=["count"])
     (outcome,) = torn(ray, [errand], notes / "muted-GPU-c0", tear)
     measured(outcome)
-    assert outcome.attempts == ()
+    assert ends(outcome) == [(1, "lost")]
+    assert outcome.attempts[0].reason.endswith("; its answer lay in its node's spool, and counts")
     assert len(list(notes.glob("count-*"))) == 1
     kept = [path for path in (notes / "state-c").rglob("*") if path.is_file() and not path.name.startswith("lock-")]
     assert kept == []

@@ -35,9 +35,9 @@ from harness.model import (
     Work,
 )
 from harness.proof.seal import OPEN, seal
-from harness.scoring import parquet, score
+from harness.scoring import evidence, parquet
 from harness.scoring.fleet import Card, Fleet, fleet, outliers, sentence
-from harness.scoring.parquet import export, read, score_file
+from harness.scoring.parquet import export, read
 
 
 def card(at: int, **facts: Any) -> Device:
@@ -304,7 +304,6 @@ def test_what_is_read_back_is_what_was_written_to_the_bit(tmp_path: Path, two: t
     back = list(read(out))
     assert back == [replace(one, plan=()) for one in two]
     assert fleet(back) == fleet(two)
-    assert tuple(score_file(out)) == score(*two)
 
 
 def test_another_program_reads_columns_with_units_and_raw_times(tmp_path: Path, two: tuple[Report, Report]) -> None:
@@ -330,6 +329,18 @@ def test_rows_are_read_in_batches_and_a_report_may_span_several(
     export(*two, out=tmp_path / "fleet.parquet")
     monkeypatch.setattr(parquet, "_ROWS", 3)
     assert [len(one.outcomes) for one in read(tmp_path / "fleet.parquet")] == [8, 4]
+
+
+def test_a_fleet_is_scored_and_priced_from_parquet_holding_one_report_at_a_time(
+    tmp_path: Path, two: tuple[Report, Report], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, at_once = tmp_path / "fleet.parquet", []
+    export(*two, out=out)
+    as_it_is = parquet._report
+    monkeypatch.setattr(parquet, "_report", lambda rows, where: at_once.append(len(rows)) or as_it_is(rows, where))
+    assert evidence.score(out) == evidence.score(*two) != ()
+    assert evidence.quote(out, two[0]) == evidence.quote(*two, two[0]) != ()
+    assert at_once == [8, 4] * 2
 
 
 def test_a_row_that_was_changed_is_refused(tmp_path: Path, two: tuple[Report, Report]) -> None:
@@ -411,5 +422,8 @@ def test_the_command_exports_and_reads_what_it_exported(tmp_path: Path) -> None:
     assert json.loads(run("export", *files, "--out", out, "--json").stdout) == {"path": str(out), "row_count": 4}
     from_parquet, from_reports = run("report", out, "--json"), run("report", *files, "--json")
     assert from_parquet.stdout == from_reports.stdout
+    for command in ("score", "quote"):
+        told = [CliRunner().invoke(cli, [command, *map(str, given), "--json"]) for given in ([out], files)]
+        assert told[0].stdout == told[1].stdout != ""
     files[0].write_bytes(files[0].read_bytes().replace(b'"b"', b'"c"').replace(b"GPU-0000", b"GPU-0001"))
     assert isinstance(run("report", *files).exception, ForgeryError)

@@ -352,30 +352,28 @@ def test_a_driver_killed_at_any_moment_has_lost_nothing_and_repeats_nothing(tmp_
 
 
 def spent_s(journal: Journal, outcomes: Sequence[Outcome]) -> float:
-    """Return the seconds that it takes to put these outcomes on record."""
-    began = time.perf_counter()
+    """Return the seconds of this process that it takes to put these outcomes on record."""
+    began = time.process_time()
     for outcome in outcomes:
         journal.append(outcome)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_cost_of_an_outcome_does_not_grow_with_their_number(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run of 20,000 outcomes against five of 1,000, in turns, so that both see the same moods of the disk."""
-    large = Journal(tmp_path, head(20_000), None)
+    """One run of 8,000 outcomes against four of 1,000, in turns; without the disk's part, which is one sync each, however many."""
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
+    large = Journal(tmp_path, head(8_000), None)
     jobs, many_s, few_s = large.pending(), 0.0, 0.0
-    for begin in range(0, 20_000, 1_000):
+    for begin in range(0, 8_000, 1_000):
         many_s += spent_s(large, [skip(job) for job in jobs[begin : begin + 1_000]])
-        if begin % 4_000:
+        if begin % 2_000:
             continue
         small = Journal(tmp_path, head(1_000, "small"), None)
         few_s += spent_s(small, [skip(job) for job in small.pending()])
         die(small)
-    assert len(read(large.finish()).outcomes) == 20_000
-    many, few = many_s / 20_000, few_s / 5_000
-    with capsys.disabled():
-        print(f" [{few * 1e3:.2f} ms an outcome of 1,000, {many * 1e3:.2f} ms of 20,000] ", end="")
-    assert many < 2 * few
+    assert len(read(large.finish()).outcomes) == 8_000
+    many, few = many_s / 8_000, few_s / 4_000
+    assert many < 2 * few, (many, few)

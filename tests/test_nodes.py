@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fakedriver import Driver, each_once
+from fakefleet import PACED
 from rich.console import Console
+from test_plugin import install
 
 from harness.cli import cli
 from harness.cluster import census, nodes, rayenv
@@ -222,7 +225,11 @@ class Live:
 
     def __init__(self, folder: Path) -> None:
         self.port, self.log, self._folder = free_port(), folder / "log", folder
-        self.env = os.environ | {"XDG_CONFIG_HOME": str(folder), "MARK_OF_THIS_TEST": str(folder)}
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        install(folder / "plugin", "paces", paced=PACED)
+        paths = (Path(__file__).parent, folder / "plugin")
+        self.env |= {"PYTHONPATH": os.pathsep.join(map(str, paths)), "FAKE_NODE": "a"}
+        self.env |= {"XDG_CONFIG_HOME": str(folder), "XDG_STATE_HOME": str(folder)}
         args = ("node", "start", "--head", "--port", str(self.port))
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -252,6 +259,11 @@ class Live:
         while found := {pid for pid, parent in parents.items() if parent in mine} - mine:
             mine |= found
         return {pid: names[pid] for pid in mine - {self.process.pid}}
+
+    def pid(self, name: str) -> int:
+        """Return the one process below it that is called so."""
+        (pid,) = [pid for pid, called in self.family().items() if called == name]
+        return pid
 
 
 @pytest.fixture(scope="module")
@@ -304,11 +316,28 @@ def test_the_status_of_a_fleet_is_what_its_nodes_say(live: Live) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_whose_ray_dies_comes_back_and_ends_with_nothing_left(live: Live) -> None:
-    (raylet,) = [pid for pid, name in live.family().items() if name == "raylet"]
-    os.kill(raylet, signal.SIGKILL)
+def test_a_head_that_is_killed_comes_back_and_the_run_it_took_along_is_finished(live: Live, tmp_path: Path) -> None:
+    out, ray = tmp_path / "out", ("--ray", f"127.0.0.1:{live.port}")
+    driver = Driver("a", tmp_path, "paced", "--device", "cpu", *ray, "--out", str(out), env=live.env)
+    live.until(lambda: driver.told("[") >= 2 or driver.over, 60)
+    os.kill(live.pid("gcs_server"), signal.SIGKILL)
+    assert driver.code() == 1
+    last = driver.log.read_text().splitlines()[-1]
+    (unfinished,) = out.glob("*-partial.json")
+    assert last.startswith("harness: ")
+    assert f"--resume {unfinished}" in last
     live.until(live.said("this node is back"), 90)
-    assert "left the fleet (raylet" in live.log.read_text()
+    assert "left the fleet (gcs_server" in live.log.read_text()
+    resumed = Driver("a", tmp_path, *ray, "--resume", str(unfinished), env=live.env)
+    assert resumed.code() == 0
+    assert resumed.told(f"[{driver.told('[')}/12]") == 0
+    (final,) = out.iterdir()
+    wasted = [a.ended for o in each_once(final) for a in o.attempts]
+    assert set(wasted) <= {"aborted", "lost"}
+
+
+@pytest.mark.slow
+def test_a_node_ends_with_nothing_left(live: Live) -> None:
     everybody = live.family()
     assert everybody
     live.process.send_signal(signal.SIGTERM)

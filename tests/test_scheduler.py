@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from harness.cluster.scheduler import Scheduler, more_tries
+from harness.cluster.cell import more_tries
+from harness.cluster.scheduler import Scheduler
 from harness.cluster.signals import (
     Acquire,
     Broke,
@@ -30,7 +32,19 @@ from harness.cluster.signals import (
     Start,
 )
 from harness.cluster.spool import Reply
-from harness.model import DeviceKind, Failed, FailureKind, Interval, Job, Measurement, Outcome, Round, Skipped, Work
+from harness.model import (
+    Attempt,
+    DeviceKind,
+    Failed,
+    FailureKind,
+    Interval,
+    Job,
+    Measurement,
+    Outcome,
+    Round,
+    Skipped,
+    Work,
+)
 from harness.proof.verify import job_of
 
 PATIENCE = Patience(lease_s=90, grace_s=15, ping_s=5, rejoin_s=120, backoff_s=1, backoff_most_s=30)
@@ -269,7 +283,8 @@ def test_what_a_spool_held_is_not_measured_again() -> None:
     driver.tell(Broke("GPU-1", driver.started[0].attempt, "lost", "parted"))
     driver.tell(Seen("GPU-1"))
     driver.lease("GPU-1", recovered=(reply(driver.given_up[0], measured(job(1)), measured(job(2))),))
-    assert [ends(o) for o in driver.ended] == [[], []]
+    assert [ends(o) for o in driver.ended] == [[(1, "lost")]] * 2
+    assert driver.ended[0].attempts[0].reason == "parted; its answer lay in its node's spool, and counts"
     driver.finish()
     assert [s.jobs for s in driver.started] == [(job(1), job(2)), (job(3),)]
 
@@ -279,7 +294,34 @@ def test_what_an_earlier_driver_did_not_live_to_hear_counts() -> None:
     theirs = Start("GPU-1", "earlier-7", ())
     driver.lease("GPU-1", recovered=(reply(theirs, measured(job(1)), failed(job(3))), reply(theirs, measured(job(9)))))
     driver.finish()
-    assert {job_of(o).params["n"]: ends(o) for o in driver.ended if job_of(o)} == {1: [], 2: [], 3: [(1, "crashed")]}  # type: ignore[union-attr]
+    assert {job_of(o).params["n"]: ends(o) for o in driver.ended if job_of(o)} == {  # type: ignore[union-attr]
+        1: [(1, "aborted")],
+        2: [],
+        3: [(1, "crashed")],
+    }
+
+
+def test_what_an_earlier_driver_had_given_up_does_not_count_when_it_is_found() -> None:
+    timeout = Attempt(number=1, started_at="then", elapsed_s=9.0, ended="timeout", reason="why")
+    device = replace(lane([1]), past=lambda _: {"earlier-7": timeout})
+    driver = Driver(device)
+    driver.lease("GPU-1", recovered=(reply(Start("GPU-1", "earlier-7", ()), measured(job(1))),))
+    assert driver.ended == []
+    driver.finish()
+    assert ends(driver.only()) == [(1, "late")]
+
+
+def test_what_an_earlier_driver_had_heard_in_part_is_taken_in_part() -> None:
+    """It noted the crash, and was killed before the other outcomes of the same reply were on its disk."""
+    crashed = Attempt(number=1, started_at="then", elapsed_s=2.0, ended="crashed", reason="why")
+    aborted = replace(crashed, ended="aborted")
+    driver = Driver(replace(lane([1, 2]), past=lambda j: {"earlier-7": crashed if j == job(1) else aborted}))
+    answer = reply(Start("GPU-1", "earlier-7", ()), failed(job(1)), measured(job(2)))
+    driver.lease("GPU-1", recovered=(answer,))
+    assert ends(driver.only()) == [(1, "aborted")]
+    assert driver.only().measurement
+    driver.finish()
+    assert ends(driver.ended[1]) == [(1, "crashed")]
 
 
 def test_a_spooled_answer_of_a_try_that_timed_out_is_late() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from harness.cli.output import hushed, json_option, on_one_line, show, show_json, stderr
+from harness.cli.standby import stand_by
 from harness.errors import FailureError, WrongAnswerError
 from harness.model import Device, Job, Outcome
 from harness.render import text
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_SHOWN = 2  # of the jobs that run; on a fleet there are hundreds
+
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME...]")
@@ -31,7 +35,9 @@ __all__ = ["run"]
 @click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where reports go.")
 @click.option("--ray", metavar="ADDRESS", help="Fan out over a Ray cluster: HOST:PORT of its head, or local.")
 @click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Start nothing new after this long.")
-@click.option("--resume", metavar="FILE", help="Finish a report that was cut short.")
+@click.option(
+    "--resume", multiple=True, metavar="FILE", help="Finish a report that was cut short; may be given for each node."
+)
 @click.option("--key", metavar="FILE", help="Sign with this key (see keygen); or set HARNESS_KEY.")
 @click.option("--node", metavar="NAME", help="Label of this node in the report; its host name by default.")
 @click.option("--force", is_flag=True, help="Measure also what the preflight advises against.")
@@ -48,7 +54,7 @@ def run(
     out: str,
     ray: str | None,
     budget_s: float | None,
-    resume: str | None,
+    resume: tuple[str, ...],
     key: str | None,
     node: str | None,
     force: bool,
@@ -60,6 +66,8 @@ def run(
     NAMEs are benchmarks (see `harness list`); none means all. Every result is on disk, sealed, before the next begins: a run that is
     cut short can be resumed. Exits 1 if a benchmark failed, 3 if a device gave a wrong answer.
     """
+    if ray:
+        _stand_by(ctx, out, resume)
     from harness.cluster import session  # brings NumPy, which `harness verify` does without
 
     console = stderr()
@@ -81,6 +89,24 @@ def run(
         )
     _conclude(finished, as_json=as_json)
     ctx.exit(_exit_code(finished))
+
+
+def _stand_by(ctx: click.Context, out: str, resume: Sequence[str]) -> None:
+    """Leave the work to a child; if it is killed, say what it left and how to go on."""
+    before = set(_unfinished(out))
+    try:
+        code = stand_by()
+    except FailureError as err:
+        left = resume or sorted(set(_unfinished(out)) - before)
+        advice = f"; finish it with {' '.join(f'--resume {file}' for file in left)}" if left else ""
+        msg = f"{err}, as Ray may do when its head or this node is lost; what was measured is on disk{advice}"
+        raise FailureError(msg) from err
+    if code is not None:
+        ctx.exit(code)
+
+
+def _unfinished(out: str) -> list[str]:
+    return [str(path) for path in Path(out).glob("*-partial*.json")]
 
 
 def _conclude(finished: Sequence[Finished], *, as_json: bool) -> None:
@@ -174,7 +200,11 @@ class _Bar:
         self._show_running()
 
     def _show_running(self) -> None:
-        self._update(description=" | ".join(map(text.job_line, self._running)) or "writing")
+        shown = [text.job_line(job) for job in self._running[:_SHOWN]]
+        more = len(self._running) - len(shown)
+        devices = len({job.device_uuid for job in self._running})
+        rest = [f"{more} more on {devices} device(s)"] if more else []
+        self._update(description=" | ".join([*shown, *rest]) or "writing")
 
     def ended(self, outcome: Outcome) -> None:
         self._progress.console.print(on_one_line(text.outcome_line(outcome)), markup=False, highlight=False)

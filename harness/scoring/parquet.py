@@ -24,13 +24,12 @@ import msgspec
 
 from harness import codec
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.model import Attempt, Failed, Job, Measurement, Outcome, Report, Score, Skipped
+from harness.model import Attempt, Failed, Job, Measurement, Outcome, Report, Skipped
 from harness.scoring.evidence import Source, load
 from harness.scoring.frame import value_of
-from harness.scoring.score import score
 from harness.units import quantity
 
-__all__ = ["export", "gather", "read", "score_file"]
+__all__ = ["export", "read"]
 
 _ROWS = 1024  # read at once
 _CONTEXT: Mapping[str, Any] = {
@@ -79,15 +78,6 @@ def export(*reports: Source, out: str | Path) -> int:
     return count
 
 
-def gather(*files: Source) -> Iterator[Report]:
-    """Yield reports from files of reports, verified, and from Parquet files, without their plans."""
-    for file in files:
-        if isinstance(file, str | Path) and Path(file).suffix == ".parquet":
-            yield from read(file)
-        else:
-            yield load(file)
-
-
 def read(path: str | Path) -> Iterator[Report]:
     """Yield the reports of a Parquet file one after the other, without their plans and with the seals they had.
 
@@ -97,17 +87,6 @@ def read(path: str | Path) -> Iterator[Report]:
     """
     for _, rows in itertools.groupby(_rows(Path(path)), key=lambda row: row["report_digest"]):
         yield _report(list(rows), str(path))
-
-
-def score_file(path: str | Path, profile: str = "general") -> Iterator[Score]:
-    """Score each device of a Parquet file, holding one report at a time.
-
-    Raises:
-        MisuseError: there is no such file or profile.
-        ForgeryError: as `read`.
-    """
-    for report in read(path):
-        yield from score(report, profile=profile)
 
 
 # --- columns -----------------------------------------------------------------------------------------------------------
