@@ -18,7 +18,7 @@ from typing import Any
 import harness
 from harness.cluster.errand import Errand, Orders
 from harness.cluster.lease import Lease, Order
-from harness.cluster.rayenv import Access, environment, make_token, private_folder
+from harness.cluster.rayenv import Access, applied, environment, make_token, private_folder
 from harness.cluster.signals import Patience
 from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory, Look, Task
@@ -60,8 +60,8 @@ from harness.registry import Case, Work, benchmark
 def paced(backend, seed, *, step):
     """Take some time, and do no harm."""
     time.sleep(0.2)
-    x = backend.rng(seed).uniform(1 << 8, "float64")
-    return Case(run=lambda: 2 * x, work=Work(flops=1 << 8), check=lambda y: bool(((y - x) == x).all()))
+    x = backend.xp.arange(256.0)
+    return Case(run=lambda: 2 * x, work=Work(flops=256), check=lambda y: bool((y - x == x).all()))
 '''
 QUICK_NOTICE = {
     "RAY_health_check_initial_delay_ms": "2000",
@@ -87,7 +87,7 @@ class FakeLease(Lease):
     """A lease whose GPUs are made up and whose deadlines are short."""
 
     def __init__(self, kinds: Collection[DeviceKind] = ()) -> None:
-        super().__init__(())  # nothing that takes long to import
+        super().__init__(())  # nothing that takes long to import: our benchmarks do without Numba
 
     def inspect(self, idle_s: float = 0.0) -> Inventory:
         name = os.environ["FAKE_NODE"]
@@ -115,7 +115,7 @@ class FakeLease(Lease):
     def _attempt(self, attempt: str, task: Task, deadline: float, env: Mapping[str, str]) -> Reply:
         device = replace(task.device, kind="cpu") if task.device else None
         more = {"FAKE_UUID": device.uuid} if device else {}
-        slow = any(job.params.get("how") == "slow" for job in task.jobs)
+        slow = any(job.params.get("how") == "slow" or job.params.get("step") == 0 for job in task.jobs)
         return super()._attempt(attempt, replace(task, device=device), 100.0 if slow else FAKE_DEADLINE_S, more)
 
 
@@ -159,12 +159,13 @@ def surroundings(*folders: Path) -> Iterator[None]:
     with private_folder() as folder:
         (folder / "ray").mkdir()
         make_token(folder / "token")
-        variables, _ = environment(Access(address="", token=folder / "token"), folder, current=QUICK_NOTICE)
+        variables, dropped = environment(Access(address="", token=folder / "token"), folder, current=QUICK_NOTICE)
         paths = (Path(harness.__file__).parent.parent, Path(__file__).parent, *folders)
         kept = {name: value for name, value in before.items() if not name.startswith(("CUDA_", "HARNESS_", "RAY_"))}
-        _become(kept | variables | {"PYTHONPATH": os.pathsep.join(map(str, paths))})
+        _become(kept | {"PYTHONPATH": os.pathsep.join(map(str, paths))})
         try:
-            yield
+            with applied(variables, dropped):
+                yield
         finally:
             _become(before)
 
@@ -191,7 +192,11 @@ class Nodes:
         told = {"FAKE_NODE": name, "FAKE_GPUS": ",".join(gpus), "FAKE_NOTES": str(self.notes)}
         told["XDG_STATE_HOME"] = str(self.notes / f"state-{name}")
         count = len(gpus) if offered is None else offered
-        self._nodes[name] = self.cluster.add_node(num_cpus=1, num_gpus=count, env_vars=told)
+        self._nodes[name] = self.cluster.add_node(num_cpus=1, num_gpus=count, resources={name: 1}, env_vars=told)
+
+    def place(self, name: str) -> str:
+        """Return what Ray calls a node."""
+        return str(self._nodes[name].node_id)
 
     def kill(self, name: str) -> None:
         """End a node as a power cut would."""

@@ -334,10 +334,14 @@ def test_rows_are_read_in_batches_and_a_report_may_span_several(
 def test_a_fleet_is_scored_and_priced_from_parquet_holding_one_report_at_a_time(
     tmp_path: Path, two: tuple[Report, Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, at_once = tmp_path / "fleet.parquet", []
+    out, as_it_is, at_once = tmp_path / "fleet.parquet", parquet._report, list[int]()
     export(*two, out=out)
-    as_it_is = parquet._report
-    monkeypatch.setattr(parquet, "_report", lambda rows, where: at_once.append(len(rows)) or as_it_is(rows, where))
+
+    def report(rows: list[dict[str, Any]], where: str) -> Report:
+        at_once.append(len(rows))
+        return as_it_is(rows, where)
+
+    monkeypatch.setattr(parquet, "_report", report)
     assert evidence.score(out) == evidence.score(*two) != ()
     assert evidence.quote(out, two[0]) == evidence.quote(*two, two[0]) != ()
     assert at_once == [8, 4] * 2

@@ -46,7 +46,11 @@ def test_what_was_torn_is_no_reply(tmp_path: Path) -> None:
     spool.keep(reply("x-1"))
     (file,) = (tmp_path / "s").rglob("x-1")
     file.write_bytes(file.read_bytes()[:-1])
+    file.with_name(".x-2").write_bytes(b"killed while it wrote")
     assert spool.collect(()) == ()
+    spool.forget(["x-1"])
+    spool.close()
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 65])

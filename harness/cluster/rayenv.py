@@ -31,6 +31,7 @@ from harness.errors import MisuseError
 __all__ = [
     "TOKEN_PATH_VARIABLE",
     "Access",
+    "applied",
     "check",
     "default_token",
     "environment",
@@ -101,7 +102,7 @@ def environment(
 
 
 @contextmanager
-def _applied(variables: Mapping[str, str], dropped: tuple[str, ...]) -> Iterator[None]:
+def applied(variables: Mapping[str, str], dropped: tuple[str, ...]) -> Iterator[None]:
     """Change this process's environment for a while, and what a Ray that is already imported remembers of it."""
     before = {name: os.environ.get(name) for name in (*variables, *dropped)}
     for name in dropped:
@@ -131,13 +132,13 @@ def prepare(address: str, token: Path | None = None) -> Iterator[Access]:
     """
     if address != "local":
         access = check(address, token)
-        with _applied(*environment(access)):
+        with applied(*environment(access)):
             yield access
         return
     with private_folder() as folder:
         access = Access(address=address, token=folder / "token", loopback_only=True)
         make_token(folder / "token")
-        with _applied(*environment(access, folder)):
+        with applied(*environment(access, folder)):
             yield access
 
 

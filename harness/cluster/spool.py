@@ -69,8 +69,13 @@ class Spool:
         _sync(self._folder)
 
     def collect(self, have: Collection[str]) -> tuple[Reply, ...]:
-        """Return what is still unacknowledged, in the order in which it was measured; forget what the other side has."""
+        """Return what is still unacknowledged, in the order in which it was measured; forget what the other side has.
+
+        Only for who has claimed the device: what somebody else was about to write is taken for what a kill left unfinished.
+        """
         self.forget(have)
+        for path in self._folder.glob(".*"):
+            path.unlink(missing_ok=True)
         found: list[tuple[int, Reply]] = []
         for path in self._folder.glob("[!.]*"):
             # A file torn by a power cut is no result.
