@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
+from fakefleet import QUICK, IdleLease
 from test_ray import HASTE, errand
 
 from harness.cluster.errand import Errand, Orders
 from harness.cluster.lease import Order
 from harness.cluster.local import run_here
 from harness.cluster.spool import Reply
+from harness.cluster.task import Look
 from harness.errors import FailureError
 from harness.measure.rounds import Effort
-from harness.model import Attempt, DeviceKind, Failed, Job, Outcome, Skipped
+from harness.model import Attempt, Device, DeviceKind, Failed, Job, Outcome, Skipped
 
 
 class TimedLease:
@@ -122,6 +124,35 @@ def test_tries_of_a_driver_that_was_killed_are_sealed_with_the_outcome() -> None
     ((_, outcome),) = run_here([past], orders(lease=CrashingLease))
     assert outcome.failed  # the policy counts what was before: one more try after a crash
     assert [(a.number, a.ended) for a in outcome.attempts] == [(1, "aborted"), (2, "crashed")]
+
+
+class LookingLease(IdleLease):
+    """Counts how often it looks at its device."""
+
+    looks = 0
+
+    def look(self, device: Device) -> Look:
+        self.looks += 1
+        return Look(present=True)
+
+
+def test_the_look_after_one_try_is_the_one_before_the_next_unless_time_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = errand("GPU-1", "GPU-2")
+    orders = [
+        Order(attempt=str(n), jobs=(job,), device=work.device(job), effort=QUICK) for n, job in enumerate(work.jobs)
+    ]
+    with LookingLease() as lease:
+        for order in (orders[0], orders[0], orders[0]):
+            lease.carry_out(order)
+        assert lease.looks == 4
+        lease.carry_out(orders[1])
+        assert lease.looks == 6
+        now = time.monotonic()
+        monkeypatch.setattr("harness.cluster.lease.time.monotonic", lambda: now + 2)
+        lease.carry_out(orders[1])
+        assert lease.looks == 8
 
 
 def test_a_machine_on_which_nothing_can_be_started_fails_the_run_and_leaves_nothing() -> None:

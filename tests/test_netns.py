@@ -157,7 +157,7 @@ def fleet(hosts: tuple[Host, Host]) -> Iterator[Fleet]:
     first = head.start("node", "start", "--head", "--bind", f"{NETWORK}.1", output=logs[0])
     second = None
     try:
-        until(lambda: "join  " in logs[0].read_text(), 90, logs[0])
+        until(lambda: "join " in logs[0].read_text(), 90, logs[0])
         token = worker.folder / "token"
         token.touch(mode=0o600)
         token.write_bytes((head.folder / "harness" / "fleet-token").read_bytes())

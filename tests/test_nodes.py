@@ -270,7 +270,7 @@ class Live:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     started = Live(tmp_path_factory.mktemp("node"))
     try:
-        started.until(started.said("join  "), 120)
+        started.until(started.said("join "), 120)
         yield started
     finally:
         started.process.send_signal(signal.SIGTERM)

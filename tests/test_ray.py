@@ -208,6 +208,9 @@ class FakeRay:
         gone = {"NodeID": "node-2", "Alive": False, "Resources": {}}
         return [{"NodeID": "node-1", "Alive": True, "Resources": {"GPU": 2.0}}, gone]
 
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(gcs_address="", get_node_id=lambda: "node-1")
+
     def remote(self, *, num_gpus: int, num_cpus: int, max_restarts: int, max_task_retries: int, **more: int) -> Any:
         assert (num_cpus, max_restarts, max_task_retries, more) == (0, 0, 0, {"max_concurrency": 4})
         self.gpus.append(num_gpus)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -66,43 +67,44 @@ def run(
     NAMEs are benchmarks (see `harness list`); none means all. Every result is on disk, sealed, before the next begins: a run that is
     cut short can be resumed. Exits 1 if a benchmark failed, 3 if a device gave a wrong answer.
     """
-    if ray:
-        _stand_by(ctx, out, resume)
-    from harness.cluster import session  # brings NumPy, which `harness verify` does without
+    with _how_to_go_on(out, resume):
+        if ray and (code := stand_by()) is not None:
+            ctx.exit(code)
+        from harness.cluster import session  # brings NumPy, which `harness verify` does without
 
-    console = stderr()
-    with _Bar(console) if console.is_terminal else _Lines(console) as progress, hushed(ray):
-        finished = session.run(
-            *names,
-            preset=preset,
-            device=device,
-            seed=seed,
-            out=out,
-            ray=ray,
-            budget_s=budget_s,
-            resume=resume,
-            key=key,
-            node=node,
-            force=force,
-            together=together,
-            progress=progress,
-        )
+        console = stderr()
+        with _Bar(console) if console.is_terminal else _Lines(console) as progress, hushed(ray):
+            finished = session.run(
+                *names,
+                preset=preset,
+                device=device,
+                seed=seed,
+                out=out,
+                ray=ray,
+                budget_s=budget_s,
+                resume=resume,
+                key=key,
+                node=node,
+                force=force,
+                together=together,
+                progress=progress,
+            )
     _conclude(finished, as_json=as_json)
     ctx.exit(_exit_code(finished))
 
 
-def _stand_by(ctx: click.Context, out: str, resume: Sequence[str]) -> None:
-    """Leave the work to a child; if it is killed, say what it left and how to go on."""
+@contextmanager
+def _how_to_go_on(out: str, resume: Sequence[str]) -> Iterator[None]:
+    """Add to an error which reports it has left unfinished."""
     before = set(_unfinished(out))
     try:
-        code = stand_by()
+        yield
     except FailureError as err:
-        left = resume or sorted(set(_unfinished(out)) - before)
-        advice = f"; finish it with {' '.join(f'--resume {file}' for file in left)}" if left else ""
-        msg = f"{err}, as Ray may do when its head or this node is lost; what was measured is on disk{advice}"
+        left = [file for file in resume if Path(file).exists()] or sorted(set(_unfinished(out)) - before)
+        if not left:
+            raise
+        msg = f"{err}; finish it with {' '.join(f'--resume {file}' for file in left)}"
         raise FailureError(msg) from err
-    if code is not None:
-        ctx.exit(code)
 
 
 def _unfinished(out: str) -> list[str]:

@@ -37,7 +37,7 @@ def stand_by() -> int | None:
             signal.signal(number, handler)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        msg = f"the run was ended by {signal.Signals(-code).name}"
+        msg = f"the run was ended by {signal.Signals(-code).name}, which Ray may do to a process whose cluster it has lost; what was measured is on disk"
         raise FailureError(msg)
     return code
 

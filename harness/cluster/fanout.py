@@ -20,6 +20,7 @@ from harness import codec
 from harness.cluster.errand import Desk, Errand, Orders, desks
 from harness.cluster.lease import Lease, Order
 from harness.cluster.local import drive
+from harness.cluster.pulse import Pulse
 from harness.cluster.rayenv import prepare
 from harness.cluster.signals import (
     Acquire,
@@ -93,6 +94,12 @@ def run_on_ray(errands: Sequence[Errand], orders: Orders, ray: Any) -> Generator
         yield from drive(work, hand, orders)
 
 
+def _pulse(ray: Any, nodes: Mapping[str, Any]) -> Pulse:
+    context = ray.get_runtime_context()
+    own = nodes.get(context.get_node_id(), {})
+    return Pulse(context.gcs_address, own.get("RayletSocketName", ""))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
     """A call to an actor that has not been answered."""
@@ -109,6 +116,7 @@ class _OnRay:
     def __init__(self, ray: Any, work: Mapping[str, Desk], orders: Orders, nodes: Mapping[str, Any]) -> None:
         self._ray, self._desks, self._orders = ray, work, orders
         self._nodes = dict(nodes)
+        self._pulse = _pulse(ray, nodes)
         self._places = {key: desk.lane.place for key, desk in work.items()}
         # What is on the nodes that were there from the start; a node that comes later must say.
         self._known = dict.fromkeys(nodes, frozenset[str]())
@@ -160,6 +168,7 @@ class _OnRay:
         self._calls[ref] = _Call(lane=lane, what="collect", told=told)
 
     def poll(self, wait_s: float, missing: Sequence[str], /) -> list[Event]:
+        beats = self._pulse.beats()
         events, self._events = self._events, []
         refs = list(self._calls)
         if refs:
@@ -170,7 +179,7 @@ class _OnRay:
                 events += self._answer(self._calls.pop(ref), ref)
         elif not events:
             time.sleep(wait_s)
-        if missing and time.monotonic() >= self._census_at:
+        if missing and beats and time.monotonic() >= self._census_at:
             events += self._census(missing)
         return events
 

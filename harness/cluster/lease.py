@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -23,6 +24,7 @@ __all__ = ["Lease", "Order"]
 
 _INSPECT_S = 120.0
 _LOOK_S = 30.0
+_MOMENT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,7 @@ class Lease:
         wanted = {"cpu": ("harness.device.numba_ready",), "cuda": ("harness.device.numba_ready", "cupy", "numba.cuda")}
         heavy = dict.fromkeys(module for kind in sorted(kinds) for module in wanted[kind])
         self._nursery = Nursery(("harness.cluster.task", *heavy))
+        self._looked: tuple[str, float, Look] | None = None  # at which device, when, and what was seen
         self._spool: Spool | None = None
         self._claim: int | None = None
 
@@ -110,7 +113,7 @@ class Lease:
 
     def carry_out(self, order: Order) -> Reply:
         """Make one try at a batch; keep the reply, where there is a spool, before giving it."""
-        before = self.look(order.device)
+        before = self._just_seen(order.device) or self.look(order.device)
         reply = self._lost(order, before) if not before.present else self._try(order, before)
         if self._spool:
             self._spool.keep(reply)
@@ -132,11 +135,19 @@ class Lease:
         deadline = deadline_s(order.effort, order.device, order.jobs)
         reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))
         after = self.look(order.device)
+        self._looked = (order.device.uuid, time.monotonic(), after)
         return replace(
             reply,
             contended=_company(before, after) if order.alone else None,
             device_lost=None if after.present else _gone(after),
         )
+
+    def _just_seen(self, device: Device) -> Look | None:
+        """Return what was seen of a device after the try before, if that was a moment ago: a look costs a process."""
+        if self._looked is None:
+            return None
+        uuid, at, look = self._looked
+        return look if uuid == device.uuid and time.monotonic() - at < _MOMENT_S else None
 
     def _lost(self, order: Order, look: Look) -> Reply:
         started_at, reason = now(), _gone(look)

@@ -39,9 +39,10 @@ _UP_S = 180.0  # on a machine that is busy; on an idle one it takes 10
 _HOME = "127.0.0.1"
 _POLL_S = 0.2
 _STOP_S = 12.0  # for Ray to take its leave; then it is killed
+_HASTY_S = 10.0  # what ends sooner was refused; what takes longer may be a machine too busy for Ray's own deadlines, so once more
 _SETTLED_S = 60.0  # a node that ran so long has no history of failing
 _BACKOFF_MOST_S = 30.0
-_TAIL = 16 << 10
+_TAIL = 64 << 10
 # Should we be killed, the kernel ends `ray start`, which ends the rest. Set by the child itself: it is the one thing that holds then.
 _ENTRY = (
     "import ctypes, runpy; ctypes.CDLL(None).prctl(1, 15); "
@@ -134,7 +135,11 @@ def follow(address: str, token: Path, bind: str | None = None) -> Start:
 def command(start: Start) -> list[str]:
     """Return the command that starts Ray, all of whose ports but the head's are chosen by Ray or the kernel."""
     flags = [f"--node-ip-address={start.own_ip}", f"--num-gpus={len(start.gpus)}", "--dashboard-agent-listen-port=0"]
-    flags += [f"--labels=harness.dev/version={metadata.version('gpu-assay')}", "--include-log-monitor=false"]
+    flags += [
+        "--log-color=false",
+        f"--labels=harness.dev/version={metadata.version('gpu-assay')}",
+        "--include-log-monitor=false",
+    ]
     if start.head:
         _, port = rayenv.split(start.address)
         where = ["--head", f"--port={port}", "--include-dashboard=false", "--no-monitor"]
@@ -198,11 +203,13 @@ def supervise(start: Start, say: Say) -> None:
                         was_up = True
                         process.wait()
                     why = _last_words(folder, process)
-            if not was_up:
+            took_s = time.monotonic() - began
+            if not was_up and (failures or took_s < _HASTY_S):
                 msg = f"cannot start Ray: {why}"
                 raise FailureError(msg)
-            failures = 1 if time.monotonic() - began > _SETTLED_S else failures + 1
-            say(f"this node has left the fleet ({why}); next try in {backoff_s(failures):.0f} s")
+            failures = 1 if was_up and took_s > _SETTLED_S else failures + 1
+            what = "this node has left the fleet" if was_up else "Ray did not start"
+            say(f"{what} ({why}); next try in {backoff_s(failures):.0f} s")
             time.sleep(backoff_s(failures))
     say("stopped")
 
@@ -289,16 +296,14 @@ def _announce(start: Start, say: Say, *, again: bool) -> None:
     if again:
         say(f"this node is back: {gpus}")
     elif not start.head:
-        say(f"node    {start.own_ip} has joined the fleet of {start.address} with {gpus}")
+        say(f"node {start.own_ip} has joined the fleet of {start.address} with {gpus}")
     else:
+        say(f"head {start.address} with {gpus}" + ("" if start.loopback_only else "; Ray listens on every interface"))
+        say(f"token {start.token} (whoever has it may run anything on every node: see docs/threat-model.md)")
         say(
-            f"head    {start.address} with {gpus}" + ("" if start.loopback_only else "; Ray listens on every interface")
-        )
-        say(f"token   {start.token} (whoever has it may run anything on every node: see docs/threat-model.md)")
-        say(
-            "join    only from this machine: give the head an address on a network with --bind"
+            "join only from this machine: give the head an address on a network with --bind"
             if start.loopback_only
-            else f"join    copy the token to the other machine, then: harness node start --join {start.address} --token-file FILE"
+            else f"join copy the token to the other machine, then: harness node start --join {start.address} --token-file FILE"
         )
 
 
