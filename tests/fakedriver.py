@@ -1,4 +1,4 @@
-"""The command line as a driver to be killed: it sees one fake node of a cluster, and each try is short.
+"""The command line as a driver to be killed: it sees one fake node of a cluster, or `all`, and each try is short.
 
 Run as `python fakedriver.py NODE run ARGUMENTS`, which is what `Driver` does.
 """
@@ -73,7 +73,7 @@ def main(node: str) -> None:
 
     def live(ray: Any) -> list[Any]:
         found = [known for known in ray.nodes() if known["Alive"]]
-        return [known for known in found if len(found) == 1 or node in known["Resources"]]
+        return [known for known in found if node == "all" or node in known["Resources"]]
 
     fanout._live = live
     inspect, order = partial(fanout.inspect_on_ray, lease=FakeLease), partial(Orders, lease=FakeLease)

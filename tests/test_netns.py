@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_plugin import install
 
 NETWORK = "10.77.0"
 HEAD = f"{NETWORK}.1:6379"
+TESTS = str(Path(__file__).parent)
 TUNED = {  # a node that is cut off is declared dead after about 12 s
     "RAY_health_check_initial_delay_ms": "2000",
     "RAY_health_check_period_ms": "1000",
@@ -26,16 +28,16 @@ TUNED = {  # a node that is cut off is declared dead after about 12 s
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
 }
-PLUGIN = '''"""A benchmark that takes its time, and says when it begins."""
+PLUGIN = '''
 import os, pathlib, time
 from harness.registry import Case, Work, benchmark
 
-@benchmark(version=1, n=(1, 2, 3, 4, 5))
-def nap(backend, seed, *, n):
-    """Sleep: the first four together for ten seconds, the fifth alone for eight more."""
-    with (pathlib.Path(os.environ["XDG_STATE_HOME"]) / f"began-{n}").open("a") as file:
+@benchmark(version=1, how=("slow 1", "slow 2", "slow 3"))
+def nap(backend, seed, *, how):
+    """Say when it begins, and sleep: the first two in one process for nine seconds, the third alone for five more."""
+    with (pathlib.Path(os.environ["XDG_STATE_HOME"]) / f"began-{how[-1]}").open("a") as file:
         file.write("x")
-    time.sleep(2.5 if n < 5 else 8)
+    time.sleep(5 if how == "slow 3" else 4.5)
     return Case(run=lambda: time.sleep(0.001), work=Work(items=1, item="nap"), check=lambda _: True)
 '''
 
@@ -94,12 +96,15 @@ class Host:
         identity = f"[ ! -e /etc/machine-id ] || mount --bind {self.folder}/machine-id /etc/machine-id"
         script = f'hostname host-{self.number}; {identity}; exec "$@"'
         inside = ["ip", "netns", "exec", self.namespace, "unshare", "--mount", "--uts", "sh", "-c", script, "sh"]
-        env = os.environ | TUNED | {"PYTHONPATH": str(self.plugin)}
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | TUNED
         env |= {"XDG_STATE_HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)}
+        env |= {"PYTHONPATH": os.pathsep.join((TESTS, str(self.plugin))), "FAKE_NODE": f"host-{self.number}"}
         with output.open("wb") as file:
-            return subprocess.Popen(
-                [*inside, sys.executable, "-P", "-m", "harness", *args], env=env, stdout=file, stderr=file
-            )
+            return subprocess.Popen([*inside, sys.executable, "-P", *args], env=env, stdout=file, stderr=file)
+
+    def node(self, *args: str, output: Path) -> subprocess.Popen[bytes]:
+        """Run `harness node start` there."""
+        return self.start("-m", "harness", "node", "start", *args, output=output)
 
 
 @dataclass(frozen=True)
@@ -127,15 +132,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Host, Host
     if reason := hindrance():
         pytest.skip(reason)
     folder, hub = tmp_path_factory.mktemp("hosts"), f"hx{os.getpid()}"
-    plugin = folder / "plugin"
-    package, info = plugin / "net_plugin", plugin / "net_plugin-1.0.dist-info"
-    package.mkdir(parents=True)
-    info.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "nap.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: net_plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[harness.benchmarks]\nnet_plugin = net_plugin\n")
-    made = tuple(Host(number, hub, folder / f"host-{number}", plugin) for number in (1, 2))
+    install(folder / "plugin", "net_plugin", nap=PLUGIN)
+    made = tuple(Host(number, hub, folder / f"host-{number}", folder / "plugin") for number in (1, 2))
     try:
         ip("netns", "add", hub)
         ip("-n", hub, "link", "add", "br0", "type", "bridge")
@@ -154,14 +152,14 @@ def fleet(hosts: tuple[Host, Host]) -> Iterator[Fleet]:
     head, worker = hosts
     folder = head.folder.parent
     logs = folder / "head.log", folder / "worker.log"
-    first = head.start("node", "start", "--head", "--bind", f"{NETWORK}.1", output=logs[0])
+    first = head.node("--head", "--bind", f"{NETWORK}.1", output=logs[0])
     second = None
     try:
         until(lambda: "join " in logs[0].read_text(), 90, logs[0])
         token = worker.folder / "token"
         token.touch(mode=0o600)
         token.write_bytes((head.folder / "harness" / "fleet-token").read_bytes())
-        second = worker.start("node", "start", "--join", HEAD, "--token-file", str(token), output=logs[1])
+        second = worker.node("--join", HEAD, "--token-file", str(token), output=logs[1])
         until(lambda: "has joined" in logs[1].read_text(), 90, logs[1])
         yield Fleet(head, worker, logs[1], folder)
     finally:
@@ -178,7 +176,7 @@ def test_a_node_without_the_token_is_refused_in_seconds(fleet: Fleet, token: str
         file.touch(mode=0o600)
         file.write_text(token)
     began = time.monotonic()
-    refused = fleet.worker.start("node", "start", "--join", HEAD, "--token-file", str(file), output=output)
+    refused = fleet.worker.node("--join", HEAD, "--token-file", str(file), output=output)
     assert refused.wait(30) == 2
     assert time.monotonic() - began < 10
     (line,) = output.read_text().splitlines()
@@ -188,31 +186,36 @@ def test_a_node_without_the_token_is_refused_in_seconds(fleet: Fleet, token: str
 @pytest.mark.slow
 def test_a_short_cut_costs_nothing_and_a_long_one_no_result(fleet: Fleet) -> None:
     """Eight seconds go by unnoticed; after longer the node is lost, joins again, and hands over what it had finished meanwhile."""
-    output = fleet.folder / "run.log"
-    args = ("run", "nap", "--device", "cpu", "--ray", HEAD, "--out", str(fleet.folder / "out"), "--json")
-    run = fleet.head.start(*args, output=output)
+    output, out = fleet.folder / "run.log", fleet.folder / "out"
+    args = ("nap", "--device", "cpu", "--ray", HEAD, "--out", str(out), "--json")
+    run = fleet.head.start(str(Path(TESTS) / "fakedriver.py"), "all", "run", *args, output=output)
     try:
         until((fleet.worker.folder / "began-1").exists, 60, output)
-        cut(fleet, 8)
-        until((fleet.worker.folder / "began-5").exists, 60, output)
+        fleet.worker.plug("down")
+        time.sleep(8)
+        fleet.worker.plug("up")
+        until((fleet.worker.folder / "began-3").exists, 60, output)
         assert "left the fleet" not in fleet.worker_log.read_text()
-        cut(fleet, 16)
-        assert run.wait(120) == 0, output.read_text()
+        fleet.worker.plug("down")
+        until(lambda: any(b'"ended":"lost"' in path.read_bytes() for path in out.glob("*.tries")), 60, output)
+        until(lambda: any(b"slow 3" in reply for reply in spooled(fleet.worker)), 60, output)
+        fleet.worker.plug("up")
+        assert run.wait(90) == 0, output.read_text()
     finally:
         run.kill()
         run.wait()
     (theirs,) = [r for r in reports(output) if r["node"]["name"] == "host-2"]
-    by_n = {o["measurement"]["job"]["params"]["n"]: o for o in theirs["outcomes"]}
-    assert sorted(by_n) == [1, 2, 3, 4, 5]
-    assert not any(by_n[n]["attempts"] for n in (1, 2, 3, 4))
+    tries = {o["measurement"]["job"]["params"]["how"][-1]: o["attempts"] for o in theirs["outcomes"]}
+    assert (tries["1"], tries["2"], len(tries["3"])) == ([], [], 1)
+    assert tries["3"][0]["ended"] == "lost"
+    assert tries["3"][0]["reason"].endswith("; its answer lay in its node's spool, and counts")
     assert re.search("has left the fleet.*is back", fleet.worker_log.read_text(), re.DOTALL)
-    assert (fleet.worker.folder / "began-5").read_text() == "x"  # not measured again: the result lay in its spool
+    assert (fleet.worker.folder / "began-3").read_text() == "x"  # not measured again
 
 
-def cut(fleet: Fleet, seconds: float) -> None:
-    fleet.worker.plug("down")
-    time.sleep(seconds)
-    fleet.worker.plug("up")
+def spooled(host: Host) -> list[bytes]:
+    """Return the replies that a node keeps since nobody has acknowledged them."""
+    return [path.read_bytes() for path in (host.folder / "harness" / "spool").glob("*/[!.]*")]
 
 
 def reports(output: Path) -> list[dict[str, Any]]:

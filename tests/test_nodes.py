@@ -318,7 +318,7 @@ def test_the_status_of_a_fleet_is_what_its_nodes_say(live: Live) -> None:
 @pytest.mark.slow
 def test_a_head_that_is_killed_comes_back_and_the_run_it_took_along_is_finished(live: Live, tmp_path: Path) -> None:
     out, ray = tmp_path / "out", ("--ray", f"127.0.0.1:{live.port}")
-    driver = Driver("a", tmp_path, "paced", "--device", "cpu", *ray, "--out", str(out), env=live.env)
+    driver = Driver("all", tmp_path, "paced", "--device", "cpu", *ray, "--out", str(out), env=live.env)
     driver.work_until(2)
     os.kill(live.pid("gcs_server"), signal.SIGKILL)
     assert driver.code() == 1, driver.log.read_text()
@@ -328,7 +328,7 @@ def test_a_head_that_is_killed_comes_back_and_the_run_it_took_along_is_finished(
     assert f"--resume {unfinished}" in last
     live.until(live.said("this node is back"), 90)
     assert "left the fleet (gcs_server" in live.log.read_text()
-    resumed = Driver("a", tmp_path, *ray, "--resume", str(unfinished), env=live.env)
+    resumed = Driver("all", tmp_path, *ray, "--resume", str(unfinished), env=live.env)
     assert resumed.code() == 0, resumed.log.read_text()
     assert resumed.told(f"[{driver.told('[')}/12]") == 0
     (final,) = out.iterdir()

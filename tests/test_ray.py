@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,9 @@ import pytest
 
 import harness
 from harness import codec
+from harness.cluster import fanout
 from harness.cluster.errand import Errand, Orders
-from harness.cluster.fanout import inspect_on_ray, run_on_ray
+from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
 from harness.cluster.lease import Order
 from harness.cluster.signals import Patience
 from harness.cluster.spool import Reply
@@ -358,6 +360,18 @@ def test_a_node_that_does_not_say_what_it_has_fails_the_run() -> None:
     with pytest.raises(FailureError, match="node node-1 of the Ray cluster did not say what it has: ForgeryError"):
         inspect_on_ray(ray)
     assert ray.killed == 1
+
+
+def test_an_error_of_ray_itself_ends_a_run_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    fake = SimpleNamespace(
+        init=lambda **_: None, shutdown=lambda: ended.append("shutdown"), exceptions=FakeRay.exceptions
+    )
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setattr(fanout, "prepare", lambda _: nullcontext())
+    with pytest.raises(FailureError, match=r"at '10.0.0.1:1' was lost \(RayError\)"), connect("10.0.0.1:1"):
+        raise RayError
+    assert ended == ["shutdown"]
 
 
 def test_an_interrupted_run_gives_its_devices_back() -> None:

@@ -71,9 +71,10 @@ def survey(
 ) -> dict[str, Inventory | FailureError]:
     """Return for the place of each live node of a Ray cluster what it has, or why it did not say."""
     scouts = {node["NodeID"]: _actor(ray, node["NodeID"], (), lease) for node in _live(ray)}
+    deadline = time.monotonic() + _INSPECT_S  # for all together
     try:
         asked = {place: scout.inspect.remote(idle_s) for place, scout in scouts.items()}
-        return {place: _inventory(ray, place, ref) for place, ref in asked.items()}
+        return {place: _inventory(ray, place, ref, deadline - time.monotonic()) for place, ref in asked.items()}
     finally:
         for scout in scouts.values():
             ray.kill(scout)
@@ -326,9 +327,9 @@ def _actor(
     return remote.options(label_selector={"ray.io/node-id": place}).remote(kinds, lease)
 
 
-def _inventory(ray: Any, place: str, ref: Any) -> Inventory | FailureError:
+def _inventory(ray: Any, place: str, ref: Any, wait_s: float) -> Inventory | FailureError:
     try:
-        return replace(codec.decode(ray.get(ref, timeout=_INSPECT_S), Inventory), place=place)
+        return replace(codec.decode(ray.get(ref, timeout=max(0.0, wait_s)), Inventory), place=place)
     except (ray.exceptions.RayError, ForgeryError, TypeError) as err:
         return FailureError(f"node {place[:8]} of the Ray cluster did not say what it has: {type(err).__name__}")
 
@@ -345,6 +346,7 @@ def connect(address: str) -> Iterator[Any]:
 
     Raises:
         MisuseError: there is no cluster at that address, or none that we may enter.
+        FailureError: it was lost meanwhile.
     """
     local = address == "local"
     with prepare(address):
@@ -363,5 +365,10 @@ def connect(address: str) -> Iterator[Any]:
             raise MisuseError(msg) from err
         try:
             yield ray
+        except (
+            ray.exceptions.RayError
+        ) as err:  # a call that has no lease to lose, such as the one for the list of nodes
+            msg = f"the Ray cluster at {address!r} was lost ({type(err).__name__}): what was measured is on disk"
+            raise FailureError(msg) from err
         finally:
             ray.shutdown()
