@@ -208,6 +208,7 @@ class _Served:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/v1/completions", self._complete)
         app.router.add_get("/log", self._give_log)
         return app
 
@@ -221,7 +222,8 @@ class _Served:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         arrived_s = time.monotonic()
         body = await request.json()
-        player, prompt, asked = self._players[body["model"]], body["messages"][0]["content"], body["max_tokens"]
+        player, asked = self._players[body["model"]], body["max_tokens"]
+        prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         if player.refuses():
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})

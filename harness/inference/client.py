@@ -53,7 +53,7 @@ class _Counts(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Counts | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class _Model(msgspec.Struct):
@@ -285,8 +285,9 @@ def _event(data: bytes, at_s: float) -> Event:
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
         msg = f"an event is not a chunk of a completion: {err}"
         raise FailureError(msg) from err
-    if chunk.error is not None and bytes(chunk.error) != b"null":
-        msg = f"the server reports an error: {bytes(chunk.error)[:_SAID_BYTES].decode(errors='replace')}"
+    if chunk.error is not None:
+        said = msgspec.json.encode(chunk.error)[:_SAID_BYTES]
+        msg = f"the server reports an error: {said.decode(errors='replace')}"
         raise FailureError(msg)
     choices = chunk.choices or []
     counts = chunk.usage

@@ -254,6 +254,7 @@ class Run:
 
     load: Load
     exchanges: tuple[Exchange, ...]
+    started_s: float  # by the machine's monotonic clock: where times in the exchanges count from
     elapsed_s: float
     client: ClientLoad
     stopped: bool = False
@@ -298,6 +299,7 @@ async def drive(
     return Run(
         load=load,
         exchanges=tuple(seen[i] for i in sorted(seen)),
+        started_s=started_s,
         elapsed_s=elapsed_s,
         client=pulse.load(),
         stopped=stopped,
