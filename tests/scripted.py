@@ -13,7 +13,6 @@ import json
 import random
 import sys
 import time
-import zlib
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,8 +82,8 @@ class Step(NamedTuple):
     tokens: int
 
 
-def word(index: int, prompt: str) -> str:
-    return WORDS[zlib.crc32(f"{prompt}/{index}".encode()) % len(WORDS)]
+def reply(prompt: str, count: int) -> list[str]:
+    return [f" {word}" for word in random.Random(prompt).choices(WORDS, k=count)]  # noqa: S311
 
 
 class Player:
@@ -111,8 +110,7 @@ class Player:
         s = self.script
         known = prompt in self._known
         self._known.add(prompt)
-        source = "" if s.same_reply else prompt
-        words = [f" {word(i, source)}" for i in range(self.count(asked))]
+        words = reply("" if s.same_reply else prompt, self.count(asked))
         chunks = ["".join(words[i : i + s.bundle]) for i in range(0, len(words), s.bundle)]
         sizes = [len(words[i : i + s.bundle]) for i in range(0, len(words), s.bundle)]
         first = s.first_s * (0.2 if known and s.caches_prefix else 1.0) * self._noise()

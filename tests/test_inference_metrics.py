@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from harness.errors import MisuseError
 from harness.inference import metrics
 from harness.inference.exchange import Exchange, Usage, apportion
+from harness.inference.loadgen import BusyClientError
 from harness.inference.slo import SLOS, Search, Slo, Try, find_slo, good_fraction, is_good, search
 
 
@@ -378,6 +379,19 @@ def test_the_search_ends_around_the_capacity_wherever_it_begins(start_per_s: flo
     assert found.passed_rate_per_s <= 7.3 < found.failed_rate_per_s
     assert found.failed_rate_per_s / found.passed_rate_per_s < 1.06
     assert len(found.tries) <= 16
+
+
+def test_a_search_that_the_client_cannot_follow_ends_with_what_passed() -> None:
+    async def attempt(rate_per_s: float) -> Try:
+        if rate_per_s > 5:
+            msg = "this client's event loop was late"
+            raise BusyClientError(msg)
+        return Try(rate_per_s=rate_per_s, requests_count=100, good_count=100, passed=True)
+
+    found = asyncio.run(search(attempt, SLOS["standard"], start_per_s=1.0))
+    assert (found.passed_rate_per_s, found.failed_rate_per_s) == (4.0, None)
+    assert found.ended == "this client's event loop was late"
+    assert searched(7.3, 1.0).ended is None
 
 
 def test_a_search_that_never_fails_or_never_passes_says_so() -> None:

@@ -27,7 +27,19 @@ from harness.errors import FailureError, MisuseError
 from harness.inference.exchange import Event, Exchange, Request, Server, Usage, apportion
 from harness.inference.metrics import nearest_rank
 
-__all__ = ["ClientLoad", "Load", "Run", "arrivals", "closed", "drive", "exchange", "objection", "offline", "poisson"]
+__all__ = [
+    "BusyClientError",
+    "ClientLoad",
+    "Load",
+    "Run",
+    "arrivals",
+    "closed",
+    "drive",
+    "exchange",
+    "objection",
+    "offline",
+    "poisson",
+]
 
 LAG_MOST_S = 0.005
 CPU_MOST_FRACTION = 0.8
@@ -183,6 +195,10 @@ def _since(started_s: float, at_s: float) -> float:
 
 
 # --- the client itself ------------------------------------------------------------------------------------------------
+
+
+class BusyClientError(FailureError):
+    """This client was the bottleneck: what it measured is itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

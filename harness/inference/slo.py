@@ -13,6 +13,7 @@ from types import MappingProxyType
 from harness.errors import MisuseError
 from harness.inference import metrics
 from harness.inference.exchange import Exchange
+from harness.inference.loadgen import BusyClientError
 
 __all__ = ["SLOS", "Search", "Slo", "Try", "find_slo", "good_fraction", "is_good", "search"]
 
@@ -104,12 +105,16 @@ class Try:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """The highest rate that passed and the lowest that did not; None where there was none."""
+    """The highest rate that passed and the lowest that did not; None where there was none.
+
+    `ended`: why the search ended before it met a rate that fails: the client could not keep up, so what passed is a lower bound.
+    """
 
     slo: str
     passed_rate_per_s: float | None
     failed_rate_per_s: float | None
     tries: tuple[Try, ...]
+    ended: str | None = None
 
 
 async def search(
@@ -144,11 +149,21 @@ async def search(
         tries.append(await attempt(rate_per_s))
         return tries[-1].passed
 
-    low, high = await _bracket(passes, start_per_s, doublings)
-    while low is not None and high is not None and high - low > tolerance_fraction * high:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if await passes(middle) else (low, middle)
-    return Search(slo=slo.name, passed_rate_per_s=low, failed_rate_per_s=high, tries=tuple(tries))
+    ended = None
+    try:
+        low, high = await _bracket(passes, start_per_s, doublings)
+        while low is not None and high is not None and high - low > tolerance_fraction * high:
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if await passes(middle) else (low, middle)
+    except BusyClientError as err:
+        ended = str(err)
+    return Search(
+        slo=slo.name,
+        passed_rate_per_s=max((t.rate_per_s for t in tries if t.passed), default=None),
+        failed_rate_per_s=min((t.rate_per_s for t in tries if not t.passed), default=None),
+        tries=tuple(tries),
+        ended=ended,
+    )
 
 
 async def _bracket(
