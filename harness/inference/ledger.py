@@ -8,6 +8,7 @@ floor, and a time below it a lie.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,6 +216,7 @@ def experts_expected(experts: Experts, tokens: int) -> float:
     return -experts.count * math.expm1(tokens * math.log1p(-experts.top_k / experts.count))
 
 
+@functools.lru_cache(maxsize=256)
 def weight_bytes(spec: ModelSpec, weights: Format) -> int:
     """Return the bytes that all of a model's tensors take in this format."""
     dtype = _KNOWN.get(weights.dtype, weights.dtype)

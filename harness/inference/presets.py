@@ -7,6 +7,7 @@ ranked.
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -186,11 +187,15 @@ def fit(chosen: Choice, free_bytes: int) -> Choice:
     """
     if fits(chosen, free_bytes):
         return chosen
-    for layers in range(chosen.spec.layers - 1, _SLICE_LEAST - 1, -1):
-        part = choice(f"{chosen.model}/{layers}:{chosen.weights.name}", chosen.context)
-        if fits(part, free_bytes):
-            return part
-    needed = needed_bytes(choice(f"{chosen.model}/{_SLICE_LEAST}:{chosen.weights.name}", chosen.context))
+
+    def slice_of(layers: int) -> Choice:
+        return choice(f"{chosen.model}/{layers}:{chosen.weights.name}", chosen.context)
+
+    candidates = range(_SLICE_LEAST, chosen.spec.layers)
+    too_many = bisect.bisect_left(candidates, 1, key=lambda layers: not fits(slice_of(layers), free_bytes))
+    if too_many:
+        return slice_of(candidates[too_many - 1])
+    needed = needed_bytes(slice_of(_SLICE_LEAST))
     msg = (
         f"{_SLICE_LEAST} layers of {chosen.text} take {needed / 1e9:.2f} GB with their cache and workspace; "
         f"{_FREE_FRACTION:.0%} of the {free_bytes / 1e9:.2f} GB that are free may be used"

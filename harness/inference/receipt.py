@@ -12,6 +12,7 @@ Held to
     - The input of the first layer is recomputed from the prompt's tokens, each other layer's input is the output committed by the one
       before it, and the fingerprint is recomputed from the last layer's output: a run of another prompt does not fit.
 Not held to
+    - Precision that is a little less than was claimed: see `GRADES`.
     - Layers that were not drawn: who cheats in k of L layers is missed by n draws with probability about (1 - k/L)^n.
     - When, where and on what it ran: that takes the clock of whoever asked.
     - Secrecy: opened states tell the prompt.
@@ -57,7 +58,9 @@ _KEPT_BITS = 20  # of a float32's mantissa: what is left out is noise
 _ROUNDOFF = 2.0**-20  # relative, of a state: rounded to 20 bits after a sum in float32
 _SAME_FINAL = 1e-5  # relative, of a projection: another CPU adds in another order
 
-# The largest relative L2 error of each grade of arithmetic. Errors of two neighbours differ by about a decade.
+# The largest relative L2 error of each grade of arithmetic. Errors of two neighbours differ by about a decade. Of one layer, in a
+# small model on a CPU, honest arithmetic in float16 was seen to be off by 7e-4; weights in bfloat16 that were to be float16 by 3e-3, int8 by
+# 1e-2, int4 by 1e-1: so bfloat16 passes for fp16 and int8 for bf16 here. The limits leave room for GPUs, on which none was measured yet.
 GRADES: Mapping[str, float] = {"f32": 5e-6, "fp16": 5e-3, "bf16": 3e-2, "int8": 1e-1}
 
 
@@ -190,9 +193,9 @@ class Recorder:
         if self._states is None:
             layers = 1 + max((layer for layer, _ in self._told), default=-1)
             keys = [(0, "in"), *((layer, "out") for layer in range(layers))]
-            missing = [key for key in keys if key not in self._told]
-            if missing or not layers:
-                msg = f"nothing was told of {missing or 'any layer'}: give this recorder to the model's forward pass as `watch`"
+            missing = [key for key in keys if key not in self._told] if layers else "any layer"
+            if missing:
+                msg = f"nothing was told of {missing}: give this recorder to the model's forward pass as `watch`"
                 raise MisuseError(msg)
             states = tuple(np.concatenate(self._told[key], axis=1) for key in keys)
             if len({s.shape for s in states}) > 1:
@@ -374,8 +377,9 @@ def _same_final(receipt: Receipt, opening: Opening, challenge: bytes) -> None:
         raise ForgeryError(what, "$.final")
     for row, (told, state) in enumerate(zip(receipt.final, opening.leaving, strict=True)):
         true = fingerprint(challenge, state[-1])
-        off = relative_l2(np.array(told.projections), np.array(true.projections))
-        if len(told.projections) != PROJECTIONS or off > _SAME_FINAL or told.top != true.top:
+        whole = len(told.projections) == PROJECTIONS
+        off = relative_l2(np.array(told.projections), np.array(true.projections)) if whole else math.inf
+        if off > _SAME_FINAL or told.top != true.top:
             what = "it is not the fingerprint of the final state that was committed to"
             raise ForgeryError(what, f"$.final[{row}]")
 
