@@ -17,6 +17,7 @@ Layout, the last axis being the one that a product sums over (in_features):
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,14 @@ from harness.errors import MisuseError
 if TYPE_CHECKING:
     from harness.device.backend import Array
 
-__all__ = ["GROUP", "Quantised", "quantisable", "quantise", "stored_bytes"]
+__all__ = ["GROUP", "Quantised", "quantisable", "quantise", "quantise_rows", "stored_bytes"]
 
 GROUP = 32
 _LARGEST = {8: 127, 4: 7}
+_BYTE = 8  # bits
 _PER_WORD = 8  # weights of 4 bits
 _MATRIX_NDIM = 2
-_PASSING = 1 << 24  # numbers that are float32 at a time while a large tensor is quantised
+_PASSING = 1 << 22  # numbers that are float32 at a time while a large tensor is quantised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Quantised:
     def dequantised(self, xp: Any, dtype: str = "float32") -> Array:
         """Return the weights as numbers, of this tensor's shape; exact in float32, rounded once in float16."""
         grouped = (*self.shape[:-1], self.shape[-1] // self.group, self.group)
-        q = self.values if self.bits == 8 else _unpacked(xp, self.values)  # noqa: PLR2004 - bits
+        q = self.values if self.bits == _BYTE else _unpacked(xp, self.values)
         numbers = q.reshape(grouped).astype(xp.float32)
         numbers *= self.scales[..., None].astype(xp.float32)
         return numbers.reshape(self.shape).astype(dtype, copy=False)
@@ -110,26 +112,28 @@ def quantise(array: Array, *, bits: int, group: int = GROUP, xp: Any = np) -> Qu
     Raises:
         MisuseError: bits, group or shape are none of these, or a group's scale is beyond float16.
     """
-    if bits not in _LARGEST:
-        msg = f"cannot quantise to {bits!r} bits; there are {', '.join(map(str, _LARGEST))}"
-        raise MisuseError(msg)
-    if group <= 0 or group % _PER_WORD:
-        msg = f"a group of {group!r} weights does not fill words of {_PER_WORD}; {GROUP} would do"
-        raise MisuseError(msg)
     shape = tuple(map(int, array.shape))
-    if not shape or shape[-1] % group or not math.prod(shape):
-        msg = f"a tensor of shape {shape} cannot be cut into groups of {group} along its last axis"
-        raise MisuseError(msg)
-    values = xp.empty((math.prod(shape[:-1]), shape[-1] * bits // 8), dtype=xp.int8).view(_dtype(xp, bits))
-    scales = xp.empty((len(values), shape[-1] // group), dtype=xp.float16)
+    _check(shape, bits, group)
     flat = array.reshape(-1, shape[-1])
-    rows = max(1, _PASSING // shape[-1])
-    for at in range(
-        0, len(flat), rows
-    ):  # a piece at a time: float32 copies of the whole would take ten times its result
-        piece = slice(at, at + rows)
-        q, scales[piece] = _rounded(xp, flat[piece].astype(xp.float32, copy=False), bits, group)
-        values[piece] = q if bits == 8 else _packed(xp, q)  # noqa: PLR2004 - bits
+    return quantise_rows(lambda first, last: flat[first:last], shape, bits=bits, group=group, xp=xp)
+
+
+def quantise_rows(
+    rows: Callable[[int, int], Array], shape: tuple[int, ...], *, bits: int, group: int = GROUP, xp: Any = np
+) -> Quantised:
+    """Quantise a tensor that is not there as a whole: `rows(first, last)` returns some rows of it, shape (last - first, in).
+
+    What it returned may be written over by the next call. Raises as `quantise`.
+    """
+    _check(shape, bits, group)
+    count, width = math.prod(shape[:-1]), shape[-1]
+    values = xp.empty((count, width * bits // 8), dtype=xp.int8).view(xp.int8 if bits == _BYTE else xp.uint32)
+    scales = xp.empty((count, width // group), dtype=xp.float16)
+    size = max(1, _PASSING // width)
+    for first in range(0, count, size):  # piece by piece: float32 copies of the whole would take ten times its result
+        last = min(first + size, count)
+        q, scales[first:last] = _rounded(xp, rows(first, last).astype(xp.float32, copy=False), bits, group)
+        values[first:last] = q if bits == _BYTE else _packed(xp, q)
     if not bool(xp.isfinite(scales).all()):
         msg = f"a tensor of shape {shape} holds values that are not finite, or beyond {_LARGEST[bits]} times float16's largest"
         raise MisuseError(msg)
@@ -142,8 +146,16 @@ def quantise(array: Array, *, bits: int, group: int = GROUP, xp: Any = np) -> Qu
     )
 
 
-def _dtype(xp: Any, bits: int) -> Any:
-    return xp.int8 if bits == 8 else xp.uint32  # noqa: PLR2004 - bits
+def _check(shape: tuple[int, ...], bits: int, group: int) -> None:
+    if bits not in _LARGEST:
+        msg = f"cannot quantise to {bits!r} bits; there are {', '.join(map(str, _LARGEST))}"
+        raise MisuseError(msg)
+    if group <= 0 or group % _PER_WORD:
+        msg = f"a group of {group!r} weights does not fill words of {_PER_WORD}; {GROUP} would do"
+        raise MisuseError(msg)
+    if not shape or shape[-1] % group or not math.prod(shape):
+        msg = f"a tensor of shape {shape} cannot be cut into groups of {group} along its last axis"
+        raise MisuseError(msg)
 
 
 def _rounded(xp: Any, numbers: Array, bits: int, group: int) -> tuple[Array, Array]:
