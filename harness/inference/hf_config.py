@@ -178,8 +178,11 @@ def _default_rope(_inner: _Config, _fields: _Config, theta: float, fraction: flo
 
 def _original(inner: _Config, fields: _Config) -> int:
     field = "original_max_position_embeddings"
-    value = fields.get(field, inner.get(f"rope_parameters.{field}"))
-    return fields.integer("max_position_embeddings") if value is None else int(value)
+    if fields.get(field) is not None:
+        return fields.integer(field)
+    if inner.get(f"rope_parameters.{field}") is not None:
+        return inner.integer(f"rope_parameters.{field}")
+    return fields.integer("max_position_embeddings")
 
 
 def _llama3_rope(inner: _Config, fields: _Config, theta: float, fraction: float) -> Rope:
@@ -239,7 +242,8 @@ def _layer_kinds(fields: _Config, layers: int, default: Callable[[int], LayerKin
     given = fields.get("layer_types")
     if given is None:
         return tuple(map(default, range(layers)))
-    if not isinstance(given, list | tuple) or not set(given) <= set(_LAYER_KINDS) or len(given) != layers:
+    named = isinstance(given, list | tuple) and all(isinstance(kind, str) and kind in _LAYER_KINDS for kind in given)
+    if not named or len(given) != layers:
         _refuse("layer_types", given, f"{layers} of {', '.join(map(str, _LAYER_KINDS))}")
     return tuple(_LAYER_KINDS[kind] for kind in given)
 

@@ -169,7 +169,7 @@ class ModelSpec:
         _require(self.window is None or self.window > 0, "window", self, "above 0 or None")
         _require("sliding" not in self.layer_kinds or self.window is not None, "window", self, "set for sliding layers")
         _require("delta" not in self.layer_kinds or self.delta is not None, "delta", self, "set for delta layers")
-        _require(self.rotary % 2 == 0 and self.rotary > 0, "rope", self, "an even number of dimensions, at least 2")
+        _require(self.rotary % 2 == 0 and self.rotary > 0, "rotary", self, "an even number of dimensions, at least 2")
         dense = self.experts is None or bool(self.dense_layers)
         _require(not dense or (self.ffn_width or 0) > 0, "ffn_width", self, "above 0 for dense layers")
         _require(all(0 <= i < self.layers for i in self.dense_layers), "dense_layers", self, f"below {self.layers}")
