@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +52,7 @@ class Script:
     freeze_every_s: float | None = None
     freeze_s: float = 0.0
     in_process_error: bool = False  # reports an error inside the stream
+    strict: bool = False  # refuses what it does not know, as the public APIs do
 
 
 SCRIPTS = {
@@ -63,11 +66,12 @@ SCRIPTS = {
     "short": Script(stop_at=5),
     "liar": Script(stop_at=5, says_length=True, usage_factor=3.2),
     "burst": Script(hold=0),
-    "burst-after-first": Script(hold=1),
+    "burst-after-first": Script(hold=1, first_s=0.02, gap_s=0.01),
     "decoy": Script(decoy=True),
     "caching": Script(caches=True),
     "parrot": Script(same_reply=True),
     "freezing": Script(first_s=0.01, gap_s=0.0, freeze_every_s=1.5, freeze_s=0.3),
+    "strict": Script(first_s=0.004, gap_s=0.002, strict=True),
     "fast": Script(first_s=0.004, gap_s=0.002),
     "prefix": Script(caches_prefix=True, jitter=0.25),
     "noisy": Script(jitter=0.35, bundle=2, caches_prefix=True),
@@ -222,12 +226,15 @@ class _Served:
         body = await request.json()
         player, asked = self._players[body["model"]], body["max_tokens"]
         prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+        if player.script.strict and "ignore_eos" in body:
+            return web.json_response({"error": {"message": "unknown field ignore_eos"}}, status=400)
         if player.refuses():
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         sent_s = await self._play(request, response, player, prompt, asked, arrived_s)
-        self._log.append({"model": body["model"], "prompt": prompt, "arrived_s": arrived_s, "sent_s": sent_s})
+        entry = {"model": body["model"], "prompt": prompt, "arrived_s": arrived_s, "sent_s": sent_s, "body": body}
+        self._log.append(entry | {"authorization": request.headers.get("Authorization")})
         return response
 
     async def _play(
@@ -275,6 +282,22 @@ async def _serve(port_file: Path) -> None:
     waiting.rename(port_file)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await runner.cleanup()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Run the server in a process of its own and give its address."""
+    port = folder / "port"
+    command = [sys.executable, __file__, str(port)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not port.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{port.read_text()}"
+        assert process.stdin
+        process.stdin.close()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,13 @@ _positive = click.IntRange(min=1, max=1_000_000)
 @click.option(
     "--slo", default="standard", show_default=True, help="standard, interactive, local, batch, or ttft=S,tpot=S,e2e=S."
 )
-@click.option("--requests", type=_positive, default=22, show_default=True, help="Of each repetition of each load.")
+@click.option(
+    "--requests",
+    type=_positive,
+    default=22,
+    show_default=True,
+    help="Of each repetition of each load; at least 3 a user.",
+)
 @click.option("--repeat", type=_positive, default=3, show_default=True, help="Independent repetitions.")
 @click.option(
     "--input-tokens", type=_positive, default=256, show_default=True, help="Of a prompt, by the server's count."

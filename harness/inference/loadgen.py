@@ -300,7 +300,6 @@ async def drive(
     """
     requests = [ask(i) for i in range(load.requests_count)]
     seen: dict[int, Exchange] = {}
-    gc.collect()
     gc.freeze()  # what is there already need not be looked at while times are taken
     try:
         before = joules()

@@ -31,6 +31,8 @@ from harness.inference.slo import SLOS, Search, Slo, Try, good_fraction, is_good
 
 __all__ = ["Level", "Plan", "Progress", "Prompts", "Ready", "ServeReport", "Spread", "bench", "make_ready"]
 
+_DISCARDED_MOST = 2  # repetitions of a load in which this client was the bottleneck, done again
+_EACH_LEAST = 3  # requests of a user: the first ones come all at once, the last ones find an idle server
 _ENERGY_LEAST_S = 20.0  # the driver's counter moves ten times a second
 _WORDS = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "student",
@@ -162,6 +164,7 @@ class Level:
     rate_per_s: float | None
     cap_count: int | None
     runs: tuple[Run, ...]
+    discarded_count: int  # repetitions done again, because this client had been the bottleneck
     distributions: tuple[metrics.Distribution, ...]  # over all repetitions together
     good_fraction: float | None
     window: Literal["steady", "whole"]  # what the rates are taken over
@@ -264,7 +267,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         plan=plan,
         prompt_words_count=ready.prompts.words_count,
         input_tokens=ready.input_tokens,
-        definitions=metrics.DEFINITIONS,
+        definitions=dict(metrics.DEFINITIONS),
         levels=tuple(levels),
         searches=tuple(searches),
         max_rate=_spread("max_rate_per_s", [s.passed_rate_per_s for s in searches]) if searches else None,
@@ -276,7 +279,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
 def _loads(plan: Plan) -> list[Load]:
     count, timeout_s = plan.requests_count, plan.timeout_s
     return [
-        *(loadgen.closed(users, max(count, users), timeout_s=timeout_s) for users in plan.users),
+        *(loadgen.closed(users, max(count, _EACH_LEAST * users), timeout_s=timeout_s) for users in plan.users),
         *(loadgen.poisson(r, count, 0, cap=plan.cap_count, timeout_s=timeout_s) for r in plan.rates_per_s),
         *([loadgen.offline(count, cap=plan.cap_count, timeout_s=timeout_s)] if plan.offline else []),
     ]
@@ -308,13 +311,20 @@ class _Bench:
         )
 
     async def level(self, load: Load) -> Level:
-        runs = []
-        self._progress.begins(_named(load), load.requests_count * self._plan.repetitions_count)
-        for i in range(self._plan.repetitions_count):
-            part = f"{_named(load)}/{i}"
-            run = await self._drive(replace(load, seed=_number(self._plan.seed, part)), part, lambda _: False)
-            runs.append(run)
-        return _summary(load, runs, self._plan)
+        runs: list[Run] = []
+        discarded = 0
+        while len(runs) < self._plan.repetitions_count:
+            part = f"{_named(load)}, repetition {len(runs) + 1}"
+            tried = f", try {discarded + 1}" if discarded else ""
+            self._progress.begins(part + tried, load.requests_count)
+            seed = _number(self._plan.seed, part)  # the same arrivals again, but never the same prompts
+            try:
+                runs.append(await self._drive(replace(load, seed=seed), part + tried, lambda _: False))
+            except loadgen.BusyClientError:
+                discarded += 1
+                if discarded > _DISCARDED_MOST:
+                    raise
+        return _summary(load, runs, discarded, self._plan)
 
     async def search(self, repetition: int, start_per_s: float) -> Search:
         plan = self._plan
@@ -358,7 +368,7 @@ def _number(seed: str, part: str) -> int:
 # --- what it comes to -------------------------------------------------------------------------------------------------
 
 
-def _summary(load: Load, runs: Sequence[Run], plan: Plan) -> Level:
+def _summary(load: Load, runs: Sequence[Run], discarded: int, plan: Plan) -> Level:
     everything = [x for run in runs for x in run.exchanges]
     windows = [metrics.steady_window(run.exchanges) for run in runs]
     steady = all(windows)
@@ -377,6 +387,7 @@ def _summary(load: Load, runs: Sequence[Run], plan: Plan) -> Level:
         rate_per_s=load.rate_per_s,
         cap_count=load.cap_count,
         runs=tuple(runs),
+        discarded_count=discarded,
         distributions=tuple(metrics.distribution(everything, metric) for metric in metrics.DEFINITIONS),
         good_fraction=good_fraction(everything, plan.slo),
         window="steady" if steady else "whole",

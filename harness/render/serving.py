@@ -160,4 +160,6 @@ def _client(levels: Sequence[Level]) -> list[str]:
         return []
     lag = max(c.lag_p99_s for c in loads)
     cpu = max(c.cpu_fraction for c in loads)
-    return [f"this client at its worst: late by {lag * 1e3:.1f} ms (p99), {cpu:.0%} of a core"]
+    again = sum(level.discarded_count for level in levels)
+    more = f"; {again} repetitions were done again because it had been the bottleneck" if again else ""
+    return [f"this client at its worst: late by {lag * 1e3:.1f} ms (p99), {cpu:.0%} of a core{more}"]
