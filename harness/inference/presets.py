@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.errors import MisuseError
 from harness.inference import ledger
 from harness.inference.specs import find, sliced
+from harness.registry import cache_bytes
 
 if TYPE_CHECKING:
     from harness.inference.specs import ModelSpec
@@ -30,11 +31,14 @@ __all__ = [
     "Role",
     "choice",
     "choose",
+    "dense_on",
     "extrapolated",
     "fit",
     "fits",
     "for_device",
+    "mixture_on",
     "needed_bytes",
+    "small_on",
 ]
 
 Role = Literal["primary", "second", "moe"]
@@ -133,6 +137,7 @@ CLASSES: Mapping[int, _Row] = {
     141: _row("llama-3.3-70b:int8", "mixtral-8x7b:fp16", "gpt-oss-120b:int8"),
     180: _row("llama-3.3-70b:fp16", "mixtral-8x7b:fp16", "gpt-oss-120b:int8"),
 }
+_ON_CPU = ("smollm2-135m/4:fp32", "smollm2-135m:fp32", "qwen3-0.6b:fp32")
 _SMALL_MOE = "qwen3-30b-a3b:int4"  # of which as many layers are run as fit
 
 
@@ -206,6 +211,33 @@ def fit(chosen: Choice, free_bytes: int) -> Choice:
 def for_device(device: Device, role: Role = "primary") -> Choice:
     """Return what to measure on a GPU, by the memory that its board has."""
     return choose(int((device.memory_bytes or 0) * _USABLE_FRACTION), role)
+
+
+def dense_on(device: Device) -> str:
+    """The dense model that fits."""
+    return _text(device, "primary")
+
+
+def mixture_on(device: Device) -> str:
+    """The mixture of experts that fits."""
+    return _text(device, "moe")
+
+
+def _text(device: Device, role: Role) -> str:
+    """Return a GPU's choice; where it has too little memory, or does not tell, the smallest: setting it up says what is missing."""
+    try:
+        return for_device(device, role).text
+    except MisuseError:
+        return choice(_SMALL_MOE if role == "moe" else CLASSES[min(CLASSES)][role]).text
+
+
+def small_on(device: Device) -> str:
+    """A small dense model that no cache holds."""
+    for text in _ON_CPU[:-1]:
+        chosen = choice(text)
+        if ledger.weight_bytes(chosen.spec, chosen.weights) > 3 * cache_bytes(device):
+            return text
+    return _ON_CPU[-1]
 
 
 def extrapolated(short: tuple[int, float], long: tuple[int, float], layers: int) -> Estimate:
