@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-VIEWS = {"reshape", "swapaxes", "moveaxis", "transpose"}
+IDLE = {"reshape", "swapaxes", "moveaxis", "transpose", "empty", "empty_like"}  # nothing is computed
 ASKED = {"asnumpy", "asarray"}
 
 
@@ -107,7 +107,7 @@ class GuardedModule:
 
     @property
     def operations(self) -> int:
-        """What a GPU would have been asked to do."""
+        """What a GPU would have been asked to do, but for copies from and to the host."""
         return sum(n for name, n in self.counts.items() if name not in ASKED)
 
     def bare(self, value: Any) -> Any:
@@ -131,7 +131,7 @@ class GuardedModule:
         act = getattr(held, name)
 
         def call(*args: Any, **rest: Any) -> Any:
-            idle = name in VIEWS or (name == "astype" and rest.get("copy") is False and np.dtype(args[0]) == held.dtype)
+            idle = name in IDLE or (name == "astype" and rest.get("copy") is False and np.dtype(args[0]) == held.dtype)
             self.counts[name] += not idle
             out = act(*map(self.bare, args), **{k: self.bare(v) for k, v in rest.items()})
             return self.wrapped(out)
@@ -154,7 +154,7 @@ class GuardedModule:
             return found
 
         def call(*args: Any, **rest: Any) -> Any:
-            self.counts[name] += name not in VIEWS
+            self.counts[name] += name not in IDLE
             result = found(*map(self.bare, args), **{k: self.bare(v) for k, v in rest.items()})
             if isinstance(rest.get("out"), GuardedArray):
                 return rest["out"]

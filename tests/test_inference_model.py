@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,8 +27,8 @@ from harness.inference.quant import quantisable, quantise
 from harness.inference.specs import SPECS, Experts, ModelSpec, Rope, from_hf_config, sliced
 
 Host = np.ndarray[Any, Any]
-FOLDER = Path(__file__).parent / "golden"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.npz") if path.stem != "dit")
+FOLDER = Path(__file__).parent / "golden" / "models"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 BOUND = 2e-5  # of the logits' standard deviation
 every_model = pytest.mark.parametrize("name", NAMES)
 
@@ -68,9 +69,15 @@ def reference(name: str) -> Model:
     return Model(golden(name).spec, golden(name).weights, np)
 
 
+def logits_of(model: Model, tokens: Any, cache: Cache, counts: Any = None) -> Host:
+    """Logits at every position, (batch, T, vocab)."""
+    out: Host = model.forward(tokens, cache, counts=counts, logits="all")
+    return out
+
+
 def all_logits(model: Model, tokens: Host) -> Host:
     """Logits at every position of one row."""
-    out: Host = model.forward(tokens[None], model.cache(1, len(tokens)), logits="all")[0]  # type: ignore[index]
+    out: Host = logits_of(model, tokens[None], model.cache(1, len(tokens)))[0]
     return out
 
 
@@ -97,7 +104,7 @@ def test_there_is_a_golden_model_of_every_architecture() -> None:
     assert {s.heads // s.kv_heads for s in specs} == {1, 2, 4}
     assert any(s.head_dim != s.hidden // s.heads for s in specs)
     assert {s.experts.renormalise for s in specs if s.experts} == {True, False}
-    assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 3_000_000
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2_000_000
 
 
 @every_model
@@ -148,7 +155,8 @@ SENSITIVE: list[tuple[str, dict[str, Any]]] = [
     ("qwen3", {"norm_eps": 1e-5}),
     ("qwen3", {"rope__truncate": False}),
     ("qwen3", {"rope__attention_factor": 1.0}),
-    ("qwen3", {"rope__beta_fast": 30.0}),
+    ("gpt-oss", {"rope__beta_fast": 30.0}),
+    ("gpt-oss", {"rope__beta_slow": 1.1}),
     ("qwen3-moe", {"experts__renormalise": False}),
     ("qwen3-moe-plain", {"experts__renormalise": True}),
     ("qwen3-moe-plain", {"experts__router": "topk_first"}),
@@ -210,7 +218,7 @@ def test_token_by_token_is_prefill(name: str) -> None:
     truth, model = golden(name), reference(name)
     tokens = truth.tokens[:80]
     cache = model.cache(1, len(tokens))
-    single = np.concatenate([model.forward(t[None, None], cache) for t in tokens])  # type: ignore[misc]
+    single = np.concatenate([logits_of(model, t[None, None], cache)[0] for t in tokens])
     assert truth.distance(single, truth.logits[: len(tokens)]) <= BOUND
     assert cache.lengths.tolist() == [len(tokens)]
 
@@ -219,10 +227,8 @@ def test_token_by_token_is_prefill(name: str) -> None:
 def test_chunks_are_prefill(name: str) -> None:
     truth, model = golden(name), reference(name)
     cache = model.cache(1, len(truth.tokens))
-    cuts = [0, 1, 2, 9, 73, 74, 201, 330, len(truth.tokens)]
-    parts = [
-        model.forward(truth.tokens[None, a:b], cache, logits="all")[0] for a, b in zip(cuts, cuts[1:], strict=False)
-    ]  # type: ignore[index]
+    ends = [1, 2, 9, 73, 74, 201, 330, len(truth.tokens)]
+    parts = [logits_of(model, truth.tokens[None, a:b], cache)[0] for a, b in itertools.pairwise([0, *ends])]
     assert truth.distance(np.concatenate(parts)) <= BOUND
 
 
@@ -247,8 +253,7 @@ def test_ragged_rows_are_each_as_if_alone(name: str) -> None:
         tokens = np.full((3, width), 5)
         for row, count in enumerate(counts):
             tokens[row, :count] = truth.tokens[starts[row] + done[row] :][:count]
-        logits = model.forward(tokens, cache, counts=counts, logits="all")
-        assert logits is not None
+        logits = logits_of(model, tokens, cache, counts)
         for row, count in enumerate(counts):
             wanted = expected[row][done[row] : done[row] + count]
             assert count == 0 or truth.distance(logits[row, :count], wanted) <= BOUND
@@ -260,10 +265,8 @@ def test_ragged_rows_are_each_as_if_alone(name: str) -> None:
 def test_the_last_logits_are_the_last_of_all(name: str) -> None:
     truth, model = golden(name), reference(name)
     tokens, counts = np.tile(truth.tokens[:40], (2, 1)), [40, 13]
-    every = model.forward(tokens, model.cache(2, 40), counts=counts, logits="all")
+    every = logits_of(model, tokens, model.cache(2, 40), counts)
     last = model.forward(tokens, model.cache(2, 40), counts=counts)
-    assert every is not None
-    assert last is not None
     assert truth.distance(last, every[[0, 1], [39, 12]]) <= BOUND
     assert model.forward(tokens, model.cache(2, 40), logits="none") is None
 
@@ -273,10 +276,8 @@ def test_rows_can_be_permuted(name: str) -> None:
     truth, model = golden(name), reference(name)
     rows = np.stack([truth.tokens[i : i + 50] for i in (0, 60, 120, 180)])
     order = [2, 0, 3, 1]
-    straight = model.forward(rows, model.cache(4, 50), logits="all")
-    mixed = model.forward(rows[order], model.cache(4, 50), logits="all")
-    assert straight is not None
-    assert truth.distance(mixed, straight[order]) <= BOUND  # type: ignore[arg-type]
+    straight, mixed = (logits_of(model, r, model.cache(4, 50)) for r in (rows, rows[order]))
+    assert truth.distance(mixed, straight[order]) <= BOUND
     assert not np.allclose(straight[0], straight[1], atol=0.1)
 
 
@@ -291,10 +292,10 @@ def test_a_rewound_cache_is_as_good_as_new(name: str) -> None:
     model.forward(other, cache)
     cache.rewind([64, 64])
     again = model.forward(truth.tokens[None, [64, 65, 66]].repeat(2, axis=0), cache)
-    assert truth.distance(again[0], truth.logits[66]) <= BOUND  # type: ignore[index]
+    assert truth.distance(again[0], truth.logits[66]) <= BOUND
     cache.rewind([0, 67])
     fresh = model.forward(rows, cache, counts=[64, 0])
-    assert truth.distance(fresh[0], truth.logits[63]) <= BOUND  # type: ignore[index]
+    assert truth.distance(fresh[0], truth.logits[63]) <= BOUND
     assert cache.lengths.tolist() == [64, 67]
 
 
@@ -304,7 +305,7 @@ def test_attention_can_be_rewound_to_any_length() -> None:
     model.forward(truth.tokens[None, :100], cache)
     cache.rewind(71)
     after = model.forward(truth.tokens[None, 71:90], cache)
-    assert truth.distance(after[0], truth.logits[89]) <= BOUND  # type: ignore[index]
+    assert truth.distance(after[0], truth.logits[89]) <= BOUND
 
 
 def test_a_state_that_cannot_be_undone_is_not_rewound() -> None:
@@ -551,7 +552,7 @@ def decode_operations(spec: ModelSpec, batch: int = 1, context: int = 40) -> int
     logits = model.forward(prompt, cache)
     for _ in range(2):
         module.counts.clear()
-        logits = model.forward(logits.argmax(axis=-1)[:, None], cache)  # type: ignore[union-attr]
+        logits = model.forward(logits.argmax(axis=-1)[:, None], cache)
     assert module.counts["asnumpy"] == module.counts["asarray"] == 0, "decoding moved data between host and device"
     return module.operations
 
@@ -573,18 +574,16 @@ def test_a_guarded_module_computes_the_same(spec: ModelSpec) -> None:
     plain = Model(spec, tiny_weights(spec), np)
     tokens = np.arange(2 * 70).reshape(2, 70) * 7 % spec.vocab
     module.counts.clear()
-    ours = model.forward(tokens, model.cache(2, 80), counts=[70, 33], logits="all")
-    theirs = plain.forward(tokens, plain.cache(2, 80), counts=[70, 33], logits="all")
-    assert theirs is not None
+    ours = module.asnumpy(model.forward(tokens, model.cache(2, 80), counts=[70, 33], logits="all"))
+    theirs = logits_of(plain, tokens, plain.cache(2, 80), [70, 33])
     for row, count in enumerate((70, 33)):
-        there = module.asnumpy(ours)[row, :count]  # type: ignore[arg-type]
-        assert np.abs(there - theirs[row, :count]).max() <= BOUND * theirs.std()
-    assert module.counts["asnumpy"] - 2 <= spec.expert_layers  # sorting rows by expert takes one count to the host
+        assert np.abs(ours[row, :count] - theirs[row, :count]).max() <= BOUND * theirs.std()
+    assert module.counts["asnumpy"] - 1 <= spec.expert_layers  # sorting rows by expert takes one count to the host
 
 
 def test_the_guard_guards() -> None:
     module = GuardedModule()
-    x = module.asarray(np.arange(3.0))
+    x: Any = module.asarray(np.arange(3.0))
     for hidden in (
         float,
         bool,
@@ -596,8 +595,9 @@ def test_the_guard_guards() -> None:
     ):
         with pytest.raises((HiddenTransferError, TypeError)):
             hidden(x)
-    assert module.asnumpy(x + 1).tolist() == [1, 2, 3]
-    assert module.counts == {"asarray": 1, "add": 1, "asnumpy": 1} or module.counts["__add__"] == 1
+    module.counts.clear()
+    assert module.asnumpy(module.exp((x + 1) * 0)[:2].reshape(2, 1)).tolist() == [[1], [1]]
+    assert (module.operations, module.counts["asnumpy"]) == (3, 1)  # a sum, a product, an exponential; views are free
 
 
 @pytest.mark.gpu
@@ -607,8 +607,8 @@ def test_a_gpu_answers_as_a_cpu(name: str, cuda: CudaDevice) -> None:
     model = Model(truth.spec, truth.weights, cuda.xp)
     cache = model.cache(2, 64)
     rows = np.stack([truth.tokens[:40], truth.tokens[:40]])
-    logits = model.forward(rows, cache, counts=[40, 17], logits="all")
+    logits = cuda.to_host(model.forward(rows, cache, counts=[40, 17], logits="all"))
     step = model.forward(cuda.xp.asarray(truth.tokens[[40, 17]])[:, None], cache)
-    assert truth.distance(cuda.to_host(logits)[0], truth.logits[:40]) <= BOUND  # type: ignore[index]
-    assert truth.distance(cuda.to_host(logits)[1, :17], truth.logits[:17]) <= BOUND  # type: ignore[index]
+    assert truth.distance(logits[0], truth.logits[:40]) <= BOUND
+    assert truth.distance(logits[1, :17], truth.logits[:17]) <= BOUND
     assert truth.distance(cuda.to_host(step), truth.logits[[40, 17]]) <= BOUND

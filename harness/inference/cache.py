@@ -37,7 +37,7 @@ class KeyValues:
 class DeltaState:
     """One gated delta layer's state, float32.
 
-    `recurrent` is (batch, value heads, key dimensions, value dimensions); `tail` holds the last inputs of the convolution,
+    `recurrent` is (batch, key heads, key dimensions, value heads of each, value dimensions); `tail` holds the last inputs of the convolution,
     (batch, conv - 1, channels).
     """
 
@@ -132,7 +132,8 @@ def _layer(spec: ModelSpec, ops: Ops, batch: int, capacity: int, index: int) -> 
     xp = ops.xp
     if spec.layer_kinds[index] == "delta" and spec.delta is not None:
         net = spec.delta
-        recurrent = xp.zeros((batch, net.value_heads, net.key_dim, net.value_dim), dtype=ops.wide)
+        each = net.value_heads // net.key_heads
+        recurrent = xp.zeros((batch, net.key_heads, net.key_dim, each, net.value_dim), dtype=ops.wide)
         return DeltaState(recurrent, xp.zeros((batch, net.conv - 1, net.channels), dtype=ops.wide))
     shape = (batch, spec.kv_heads, capacity, spec.head_dim)
     return KeyValues(xp.zeros(shape, dtype=ops.dtype), xp.zeros(shape, dtype=ops.dtype))

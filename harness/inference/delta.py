@@ -9,7 +9,7 @@ the definition in transformers `qwen3_5_moe`. All of it is in float32, but for t
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,19 +74,18 @@ class DeltaMixer:
     def _ruled(self, net: DeltaNet, ops: Ops, mixed: Array, gates: tuple[Array, Array], state: DeltaState) -> Array:
         """Apply the rule with the gates' rates and decays; returns (batch, tokens, value heads, value dimensions)."""
         batch, tokens = mixed.shape[:2]
+        heads = batch, tokens, net.key_heads
         each = net.value_heads // net.key_heads
         q, k = (
-            _unit(ops.xp, mixed[..., first : first + net.keys].reshape(batch, tokens, net.key_heads, 1, net.key_dim))
-            for first in (0, net.keys)
+            _unit(ops.xp, mixed[..., first : first + net.keys].reshape(*heads, net.key_dim)) for first in (0, net.keys)
         )
         q *= net.key_dim**-0.5
-        v = mixed[..., 2 * net.keys :].reshape(batch, tokens, net.key_heads, each, net.value_dim)
-        rate, decay = (a.reshape(batch, tokens, net.key_heads, each) for a in gates)
-        s = state.recurrent.reshape(batch, net.key_heads, each, net.key_dim, net.value_dim)
+        v = mixed[..., 2 * net.keys :].reshape(*heads, each, net.value_dim)
+        rate, decay = (a.reshape(*heads, each) for a in gates)
         if tokens == 1:
-            out = recurrent(ops.xp, q[:, 0], k[:, 0], v[:, 0], rate[:, 0], decay[:, 0], s)[:, None]
+            out = recurrent(ops.xp, q[:, 0], k[:, 0], v[:, 0], rate[:, 0], decay[:, 0], state.recurrent)
         else:
-            out = chunked(ops, q, k, v, rate, decay, s)
+            out = chunked(ops, q, k, v, rate, decay, state.recurrent)
         return out.reshape(batch, tokens, net.value_heads, net.value_dim)
 
 
@@ -101,69 +100,85 @@ def recurrent(xp: Any, q: Array, k: Array, v: Array, rate: Array, decay: Array, 
 
     Args:
         xp: the array module.
-        q: scaled queries, (batch, key heads, 1, key dimensions).
+        q: scaled queries, (batch, key heads, key dimensions).
         k: keys of unit length, as `q`.
         v: values, (batch, key heads, value heads of each, value dimensions); the result is of this shape.
         rate: b, (batch, key heads, value heads of each).
         decay: g, as `rate`.
-        s: the state, (batch, key heads, value heads of each, key dimensions, value dimensions).
+        s: the state, (batch, key heads, key dimensions, value heads of each, value dimensions).
     """
-    s *= xp.exp(decay)[..., None, None]
-    wrong = v - (k[..., None, :] @ s)[..., 0, :]
+    s *= xp.exp(decay)[:, :, None, :, None]
+    flat = s.reshape(*k.shape, -1)
+    wrong = v - (k[:, :, None] @ flat).reshape(v.shape)
     wrong *= rate[..., None]
-    s += k[..., None] * wrong[..., None, :]
-    return (q[..., None, :] @ s)[..., 0, :]
+    s += k[..., None, None] * wrong[:, :, None]
+    return (q[:, :, None] @ flat).reshape(v.shape)
 
 
 def chunked(ops: Ops, q: Array, k: Array, v: Array, rate: Array, decay: Array, s: Array) -> Array:  # noqa: PLR0913 - the rule's symbols
     """Take many tokens into the state, in place; arguments as of `recurrent`, each with a second axis of tokens."""
-    xp, tokens = ops.xp, v.shape[1]
+    tokens = v.shape[1]
     size = min(_CHUNK, 1 << (tokens - 1).bit_length())
-    states = math.prod(s.shape[:3])
-    at_once = size * max(1, ops.block_values // (states * size * max(size, s.shape[-1])))
-    out = xp.empty(v.shape, dtype=v.dtype)
+    states = v.shape[0] * v.shape[2] * v.shape[3]
+    at_once = size * max(1, ops.block_values // (states * size * max(size, v.shape[-1])))
+    out = ops.xp.empty(v.shape, dtype=v.dtype)
     for first in range(0, tokens, at_once):
-        part = slice(first, min(first + at_once, tokens))
-        cut = [_cut(xp, a[:, part], size) for a in (q, k, v, rate[..., None], decay[..., None])]
-        done = _chunks(xp, cut, s)
-        out[:, part] = done[:, : part.stop - first]
+        last = min(first + at_once, tokens)
+        cut = [_cut(ops.xp, a[:, first:last], size) for a in (q, k, v, rate, decay)]
+        for number, done in enumerate(_chunks(ops.xp, cut, s)):
+            start = first + number * size
+            out[:, start : start + size] = done[:, : last - start]
     return out
 
 
 def _cut(xp: Any, x: Array, size: int) -> Array:
-    """Cut (batch, tokens, key heads, heads, dims) into (batch, key heads, heads, chunks, size, dims); zeros fill the last chunk."""
+    """Cut (batch, tokens, key heads, ...) into (chunks, batch, key heads, size, ...); zeros fill the last chunk."""
     batch, tokens, *rest = x.shape
     lack = -tokens % size
     if lack:
         x = xp.concatenate([x, xp.zeros((batch, lack, *rest), dtype=x.dtype)], axis=1)
-    return xp.moveaxis(x.reshape(batch, -1, size, *rest), (3, 4), (1, 2))
+    return xp.moveaxis(x.reshape(batch, -1, size, *rest), (1, 3), (0, 2))
 
 
-def _chunks(xp: Any, cut: list[Array], s: Array) -> Array:
-    """Take whole chunks of q, k, v, rate and decay into the state, in place; returns (batch, tokens, key heads, heads, value dimensions)."""
+def _chunks(xp: Any, cut: list[Array], s: Array) -> Iterator[Array]:
+    """Take chunks of q, k, v, rate and decay into the state, in place; yields each one's results, (batch, size, key heads, heads, values).
+
+    Axes are (chunks, batch, key heads, tokens, value heads of each, ...), or with these two exchanged. Products are batched without
+    broadcasting, which cuBLAS would be told of by pointers made for each: what value heads share stands beside them in a row.
+    """
     q, k, v, rate, decay = cut
-    size = v.shape[-2]
-    total = xp.cumsum(decay, axis=-2)  # log of what is left of the chunk's first state after each token
-    between = total - total.swapaxes(-1, -2)
-    between = xp.exp(xp.where(xp.tri(size, dtype=bool), between, -xp.inf))  # of what token j wrote, at token i
-    transposed = k.swapaxes(-1, -2)
-    within = (q @ transposed) * between
-    system = (k @ transposed) * between
-    system *= rate
-    inverse = unit_lower_inverse(xp, system)
-    left = xp.exp(total)
-    written = inverse @ (v * rate)
-    read = inverse @ (k * (rate * left))  # what the corrections take from the chunk's first state
-    queries, keys = q * left, k * xp.exp(total[..., -1:, :] - total)
-    kept = left[..., -1:, :]
-    out = xp.empty(v.shape, dtype=v.dtype)
-    for i in range(v.shape[-3]):
-        new = written[..., i, :, :] - read[..., i, :, :] @ s
-        out[..., i, :, :] = queries[..., i, :, :] @ s + within[..., i, :, :] @ new
-        s *= kept[..., i, :, :]
-        s += keys[..., i, :, :].swapaxes(-1, -2) @ new
-    batch, key_heads, heads, _, _, dims = out.shape
-    return xp.moveaxis(out, (1, 2), (3, 4)).reshape(batch, -1, key_heads, heads, dims)
+    total = xp.cumsum(decay, axis=3)  # log of what is left of the chunk's first state after each token
+    inverse, within = _within(xp, q, k, rate, total)
+    left = xp.exp(total)[..., None]
+    expected = left * rate[..., None]
+    wanted = v * rate[..., None]
+    fade = xp.exp(total[..., -1:, :] - total)[..., None]
+    for i in range(len(v)):
+        flat = s.reshape(*s.shape[:3], -1)
+        error = wanted[i] - expected[i] * (k[i] @ flat).reshape(v.shape[1:])
+        new = inverse[i] @ error.swapaxes(2, 3)
+        out = left[i] * (q[i] @ flat).reshape(v.shape[1:])
+        out += (within[i] @ new).swapaxes(2, 3)
+        s *= left[i, :, :, -1:]
+        written = (fade[i] * new.swapaxes(2, 3)).reshape(*v.shape[1:4], -1)
+        s += (k[i].swapaxes(2, 3) @ written).reshape(s.shape)
+        yield out.swapaxes(1, 2)
+
+
+def _within(xp: Any, q: Array, k: Array, rate: Array, total: Array) -> tuple[Array, Array]:
+    """Return how a chunk's corrections depend on each other, solved, and how its results depend on them.
+
+    Both are (chunks, batch, key heads, value heads of each, tokens, tokens).
+    """
+    by_head = total.swapaxes(3, 4)
+    between = by_head[..., :, None] - by_head[..., None, :]
+    between = xp.exp(
+        xp.where(xp.tri(between.shape[-1], dtype=bool), between, -xp.inf)
+    )  # what is left at token i of what token j wrote
+    transposed = k.swapaxes(3, 4)
+    system = (k @ transposed)[:, :, :, None] * between
+    system *= rate.swapaxes(3, 4)[..., None]
+    return unit_lower_inverse(xp, system), (q @ transposed)[:, :, :, None] * between
 
 
 def unit_lower_inverse(xp: Any, system: Array) -> Array:

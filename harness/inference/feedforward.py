@@ -122,15 +122,16 @@ class ExpertBlock:
         self, spec: ModelSpec, ops: Ops, x: Array, routing: Routing, inward: Array, outward: Array
     ) -> Array:
         """Return each row's experts' outputs, (N, top_k, hidden), from copies of their matrices."""
-        chosen = routing.experts
-        middle = (inward[chosen] @ x.astype(ops.dtype, copy=False)[:, None, :, None])[..., 0]
+        chosen = routing.experts.reshape(-1)
+        rows = ops.xp.repeat(x.astype(ops.dtype, copy=False), routing.experts.shape[1], axis=0)
+        middle = (inward[chosen] @ rows[..., None])[..., 0]
         if self.inward_bias is not None:
             middle += self.inward_bias[chosen]
         middle = ops.swiglu(middle, spec.swiglu_limit, spec.swiglu_alpha).astype(ops.dtype, copy=False)
         out = ops.widened((outward[chosen] @ middle[..., None])[..., 0])
         if self.outward_bias is not None:
             out += self.outward_bias[chosen]
-        return out
+        return out.reshape(*routing.experts.shape, -1)
 
     def _sorted(self, spec: ModelSpec, ops: Ops, x: Array, routing: Routing) -> Array:
         """Return each row's experts' outputs, (N, top_k, hidden), expert by expert."""

@@ -11,7 +11,7 @@ Rows of a batch may have different lengths and take in different numbers of toke
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -89,6 +89,28 @@ class Model:
             MisuseError: either is below 1.
         """
         return Cache(self.spec, self.ops, batch, capacity, self._layers)
+
+    @overload
+    def forward(
+        self,
+        tokens: Any,
+        cache: Cache,
+        *,
+        counts: Counts | None = ...,
+        logits: Literal["last", "all"] = ...,
+        watch: Watch | None = ...,
+    ) -> Array: ...
+
+    @overload
+    def forward(
+        self,
+        tokens: Any,
+        cache: Cache,
+        *,
+        counts: Counts | None = ...,
+        logits: Literal["none"],
+        watch: Watch | None = ...,
+    ) -> None: ...
 
     @np.errstate(over="ignore")  # exp(-x) of a far negative x is infinite, and its reciprocal 0, which is right
     def forward(
@@ -231,7 +253,7 @@ def generate(model: Model, prompt: Any, count: int) -> Array:
     cache = model.cache(tokens.shape[0], tokens.shape[1] + count)
     out = []
     for _ in range(count):
-        tokens = model.forward(tokens, cache).argmax(axis=-1)[:, None]  # type: ignore[union-attr]
+        tokens = model.forward(tokens, cache).argmax(axis=-1)[:, None]
         out.append(tokens)
     joined = model.xp.concatenate(out, axis=1)
     return joined if given.ndim == _MATRIX else joined[0]

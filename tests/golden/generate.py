@@ -56,9 +56,9 @@ def rope(kind: str, theta: float, **rest: object) -> dict[str, object]:
 LLAMA3 = rope(
     "llama3", 5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=128
 )
-YARN = rope("yarn", 1e4, factor=8.0, original_max_position_embeddings=64)
+YARN = rope("yarn", 1e4, factor=8.0, original_max_position_embeddings=512)
 GPT_OSS = rope(
-    "yarn", 1.5e5, factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=64
+    "yarn", 1.5e5, factor=32.0, beta_fast=32.0, beta_slow=1.0, truncate=False, original_max_position_embeddings=1024
 )
 
 # name: (class of the configuration, its fields beyond SIZES, what the experts' first matrices are multiplied by)
@@ -174,7 +174,7 @@ def make(name: str, seed: int) -> None:
         mask = torch.ones_like(prompt)
         greedy = model.generate(prompt, attention_mask=mask, max_new_tokens=CONTINUED, do_sample=False)[0, PROMPT:]
     np.savez_compressed(
-        Path(__file__).parent / f"{name}.npz",
+        Path(__file__).parent / "models" / f"{name}.npz",
         config=json.dumps(written, sort_keys=True),
         seed=seed,
         loud=loud,
