@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness import codec
 from harness.errors import MisuseError
 from harness.inference import metrics
 from harness.inference.adapters import ADAPTERS, missing, open_adapter
-from harness.inference.engine import Engine, OneByOne
+from harness.inference.engine import Engine, OneByOne, hashed_words
 from harness.inference.exchange import Request
 from harness.inference.loadgen import Run, closed, drive, exchange, offline, poisson
 from harness.inference.model import Model, generate
+from harness.inference.serving import Plan, ServeReport, bench
 from harness.inference.specs import SPECS
 from harness.inference.synth import synthetic
 from harness.registry import Skip
@@ -31,7 +33,7 @@ def model(request: pytest.FixtureRequest, cpu: Any) -> Model:
     return Model(spec, synthetic(spec, 7, cpu))
 
 
-def prompts(vocab: int, longest: int = 40, tokens: int = 6) -> Callable[[int], Request]:
+def prompts(vocab: int, longest: int = 20, tokens: int = 6) -> Callable[[int], Request]:
     def ask(index: int) -> Request:
         rng = random.Random(index)  # noqa: S311
         length = rng.randrange(1, longest)
@@ -157,6 +159,31 @@ def test_an_engine_that_was_not_entered_is_misuse(model: Model) -> None:
         asyncio.run(main())
     with pytest.raises(MisuseError, match="chunk_tokens is 0"):
         Engine(model, chunk_tokens=0)
+
+
+class Quiet:
+    def begins(self, what: str, steps: int) -> None:
+        pass
+
+    def step(self) -> None:
+        pass
+
+
+def test_a_whole_benchmark_of_our_own_engine(model: Model) -> None:
+    plan = Plan(
+        seed="1", users=(1, 4), requests_count=6, repetitions_count=1, input_tokens=24, output_tokens=4, audits=False
+    )
+
+    async def main() -> ServeReport:
+        async with Engine(model, rows=4, capacity=64, encode=hashed_words(model.spec.vocab)) as engine:
+            return await bench(
+                engine, plan, Quiet(), name="engine", model=model.spec.name, api="array", in_process=True
+            )
+
+    report = asyncio.run(main())
+    assert report.input_tokens == 24
+    assert [x.failure for level in report.levels for run in level.runs for x in run.exchanges] == [None] * 18
+    assert codec.decode(codec.encode(report), ServeReport) == report
 
 
 # --- one by one -------------------------------------------------------------------------------------------------------

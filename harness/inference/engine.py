@@ -13,8 +13,9 @@ import asyncio
 import queue
 import threading
 import time
+import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from harness.device.backend import Array
     from harness.inference.cache import Cache
 
-__all__ = ["Engine", "OneByOne"]
+__all__ = ["Engine", "OneByOne", "hashed_words"]
 
 _Item = Event | BaseException | None  # None: the end
 
@@ -73,6 +74,11 @@ def _ends(outbox: _Outbox, inputs: int, outputs: int) -> None:
     outbox.put(None)
 
 
+def hashed_words(vocab: int) -> Callable[[str], tuple[int, ...]]:
+    """Return an encoder for models whose weights were never trained: any token will do, so each word is the one its CRC names."""
+    return lambda text: tuple(zlib.crc32(word.encode()) % vocab for word in text.split())
+
+
 # --- a model of ours --------------------------------------------------------------------------------------------------
 
 
@@ -103,9 +109,10 @@ class Engine:
         capacity: tokens of prompt and reply that a row holds.
         chunk_tokens: of a prompt at a time: more are faster, fewer hold the other rows up less.
         to_host: copies an array of the model's device to the host.
+        encode: turns text into token ids; without it prompts are token ids.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each can be left out
         self,
         model: _Model,
         *,
@@ -113,11 +120,13 @@ class Engine:
         capacity: int = 2048,
         chunk_tokens: int = 64,
         to_host: Callable[[Array], np.ndarray[Any, Any]] = np.asarray,
+        encode: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
         if chunk_tokens < 1:
             msg = f"chunk_tokens is {chunk_tokens!r}; it should be 1 or more"
             raise MisuseError(msg)
         self._model, self._capacity, self._chunk, self._to_host = model, capacity, chunk_tokens, to_host
+        self._encode = encode
         self._cache = model.cache(rows, capacity)
         self._rows: list[_Job | None] = [None] * rows
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -152,6 +161,8 @@ class Engine:
 
     def _checked(self, request: Request) -> tuple[int, ...]:
         prompt, vocab = request.prompt, self._model.spec.vocab
+        if isinstance(prompt, str) and self._encode is not None:
+            prompt = tuple(self._encode(prompt))
         if isinstance(prompt, str) or not prompt or not all(0 <= token < vocab for token in prompt):
             msg = f"a prompt is token ids from 0 to {vocab - 1}, not {prompt[:4]!r}..."
             raise FailureError(msg)

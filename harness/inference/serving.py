@@ -221,6 +221,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
     name: str,
     model: str = "",
     api: str = "",
+    in_process: bool = False,
     joules: Callable[[], float | None] = lambda: None,
 ) -> ServeReport:
     """Make a server ready, probe it, and put every load of the plan on it.
@@ -232,6 +233,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         name: of the server, for the record.
         model: what it says it serves.
         api: which of its interfaces is used.
+        in_process: the server computes in this process, and stamps what it makes there: then how busy this process is says nothing.
         joules: reads a counter of the energy that the server's device has spent.
 
     Raises:
@@ -250,7 +252,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         output_tokens=plan.output_tokens,
         timeout_s=plan.timeout_s,
     )
-    parts = _Bench(server, plan, ready.prompts, progress, joules)
+    parts = _Bench(server, plan, ready.prompts, progress, joules, judged=not in_process)
     probes = await parts.probe() if plan.audits else None
     levels = [await parts.level(load) for load in loads]
     searches = [await parts.search(i, 1 / ready.e2e_s) for i in range(plan.repetitions_count if plan.search else 0)]
@@ -294,15 +296,18 @@ def _named(load: Load) -> str:
 class _Bench:
     """The parts of one benchmark."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what `bench` was given
         self,
         server: Server,
         plan: Plan,
         prompts: Prompts,
         progress: Progress,
         joules: Callable[[], float | None],
+        *,
+        judged: bool,
     ) -> None:
         self._server, self._plan, self._prompts, self._progress, self._joules = server, plan, prompts, progress, joules
+        self._judged = judged
 
     async def probe(self) -> audit.Probes:
         self._progress.begins("probing", audit.ROUNDS)
@@ -355,7 +360,8 @@ class _Bench:
             return stop(x)
 
         run = await loadgen.drive(self._server, load, self._prompts.ask(part), watch=watch, joules=self._joules)
-        if why := loadgen.objection(run.client):
+        why = loadgen.objection(run.client) if self._judged else None
+        if why:
             msg = f"no result for {part}: {why}"
             raise loadgen.BusyClientError(msg)
         return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,8 @@ def load(path: Path, threads: int, context_tokens: int) -> OneByOne:  # noqa: AR
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype="auto", local_files_only=True)
     model = model.to(device).eval()
     tokenizer = _tokenizer(path)
+    # Renamed in transformers 5.24; the old name goes in 5.40.
+    memory = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     def tokens(request: Request) -> list[int]:
         if not isinstance(request.prompt, str):
@@ -37,8 +40,8 @@ def load(path: Path, threads: int, context_tokens: int) -> OneByOne:  # noqa: AR
         given, past = torch.tensor([tokens(request)], device=device), None
         while True:
             with torch.inference_mode():  # not around the yield: the mode is the thread's
-                out = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
-                given, past = out.logits[:, -1].argmax(-1, keepdim=True), out.past_key_values
+                out = model(input_ids=given, use_cache=True, logits_to_keep=1, **{memory: past})
+                given, past = out.logits[:, -1].argmax(-1, keepdim=True), out[memory]
             token = int(given)  # waits for the device: the token is there
             yield (tokenizer.decode([token]) or "\N{ZERO WIDTH SPACE}") if tokenizer else f" {token}"
 
