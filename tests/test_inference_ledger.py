@@ -332,8 +332,26 @@ def test_a_roof_is_measured_with_what_it_brings() -> None:
     assert 1e8 < reached.bytes_per_s < 1e13
     assert 1e8 < reached.flops_per_s < 1e15
     assert found.least_s(*reached) == cost.least_s(*reached)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_every_word_of_the_roof_is_read(
+    device: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Backend = request.getfixturevalue(device)
+    monkeypatch.setattr("harness.inference.roof._read_bytes", lambda _: 8 * 4099)
+    monkeypatch.setattr("harness.inference.roof._SIDE", {"cpu": 32, "cuda": 32})
+    cost = ledger.decode(SPECS["llama-3.1-8b"], batch=1, context=8, weights=FP16)
+    found = roof(backend, cost, "float32")
+    assert found is not None
     words: Any = found.read()
-    assert np.bitwise_xor.reduce(words) != 0  # it has read random words
+    drawn = backend.to_host(backend.rng(0).words(2 * 4099)).view(np.uint64)
+    assert np.bitwise_xor.reduce(backend.to_host(words)) == np.bitwise_xor.reduce(drawn)
+    assert found.read_bytes == drawn.nbytes
+    product: Any = found.multiply()
+    a, b = (backend.to_host(backend.rng(seed).bell((32, 32))).astype(np.float64) for seed in (1, 2))
+    assert np.abs(backend.to_host(product) - a @ b).max() < 1e-4
+    assert found.multiply_flops == 2 * 32**3
 
 
 def test_what_a_cache_holds_has_no_roof(cpu: Backend) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.inference import ledger
 from harness.inference.roof import roof
@@ -13,7 +13,7 @@ from harness.registry import Case, Work
 if TYPE_CHECKING:
     from harness.device.backend import Array
     from harness.inference.ledger import Cost
-    from harness.inference.subject import Subject
+    from harness.inference.subject import Path, Subject
 
 __all__ = ["DISTRIBUTION", "decoding_case", "model_case"]
 
@@ -45,14 +45,14 @@ def model_case(of: Subject, cost: Cost, *, tokens: int, passes: int, said: str =
     )
 
 
-def decoding_case(of: Subject, *, depth: int, steps: int) -> Case:
-    """Return the case of `steps` tokens a row after `depth`, one after another."""
-    decoding, spec, weights, batch = (
-        Decoding(of, depth=depth, steps=steps),
-        of.chosen.spec,
-        of.chosen.weights,
-        len(of.tokens),
-    )
+def decoding_case(of: Subject, *, depth: int, steps: int, path: str = "array") -> Case:
+    """Return the case of `steps` tokens a row after `depth`, one after another.
+
+    Raises:
+        Skip: path "fused" does not cover the model, the batch or the routing.
+    """
+    decoding = Decoding(of, depth=depth, steps=steps, path=cast("Path", path))
+    spec, weights, batch = of.chosen.spec, of.chosen.weights, len(of.tokens)
     seen = decoding.experts_seen() if spec.experts else None
     cost = ledger.decode_steps(spec, batch=batch, depth=depth, steps=steps, weights=weights, experts_touched=seen)
     truth: list[Truth] = []
@@ -61,7 +61,7 @@ def decoding_case(of: Subject, *, depth: int, steps: int) -> Case:
         truth[:] = truth or [Truth(of, length=depth + steps, kept=steps)]
         return truth[0].confirms(*answer)
 
-    said = _experts_told(of, seen) if seen else ""
+    said = "; ".join(filter(None, [decoding.said, _experts_told(of, seen) if seen else ""]))
     return model_case(of, cost, tokens=batch * steps, passes=steps, said=said, run=decoding.run, check=check)
 
 

@@ -392,11 +392,12 @@ def truth(model: Dit, wide: Dit, given: Inputs, *, chosen: int) -> Array | None:
 
     model.step(given, watch=watch)
     image, text, modulation = wide.embedded(given)
-    double, single = (told[block, "in"] for block in blocks)
-    pairs = [
+    image_in, text_in = told[blocks[0], "in"]
+    (both_in,) = told[blocks[1], "in"]
+    pairs: list[tuple[tuple[Array, ...], tuple[Array, ...]]] = [
         (told["transformer_blocks.0", "in"], (image, text)),
-        (told[blocks[0], "out"], wide.double(blocks[0], *double, modulation)),
-        (told[blocks[1], "out"], (wide.single(blocks[1], *single, modulation),)),
+        (told[blocks[0], "out"], wide.double(blocks[0], image_in, text_in, modulation)),
+        (told[blocks[1], "out"], (wide.single(blocks[1], both_in, modulation),)),
     ]
     fine = all(near(made, true, model) for parts in pairs for made, true in zip(*parts, strict=True))
     (state,) = told[last, "out"]

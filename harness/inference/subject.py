@@ -9,23 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from harness.errors import FailureError
 from harness.inference import presets, synth
+from harness.inference.fused import FusedModel, refusal
 from harness.inference.model import Model
 from harness.inference.ops import matmul
 from harness.inference.roof import roof_bytes
-from harness.registry import require_memory
+from harness.registry import Skip, require_memory
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
+    from harness.inference.fast_cpu import FastModel
     from harness.inference.model import Watch
     from harness.inference.presets import Choice
 
-__all__ = ["Decoding", "Imposed", "Subject", "places_of", "subject"]
+__all__ = ["Decoding", "Imposed", "Path", "Subject", "places_of", "subject"]
+
+Path = Literal["array", "fused"]
 
 _PIECE_TOKENS = 4096  # of all rows, that fill the cache at a time
 
@@ -143,34 +147,49 @@ class Decoding:
     Attributes:
         depth: tokens that the cache holds before a run.
         steps: tokens of each row in a run.
+        said: how its steps are launched, in words; empty on the array path.
     """
 
-    def __init__(self, of: Subject, *, depth: int, steps: int) -> None:
-        """Make the model and fill its cache to the depth."""
-        self.depth, self.steps = depth, steps
-        self._of, self._model = of, of.model()
+    def __init__(self, of: Subject, *, depth: int, steps: int, path: Path = "array") -> None:
+        """Make the model and fill its cache to the depth.
+
+        Raises:
+            Skip: the fast path of this device does not cover the model or the batch.
+        """
+        self.depth, self.steps, self.said = depth, steps, ""
+        self._of, self._model, self._fast = of, of.model(), None
         self._tokens, self._rows = of.on_device(), range(len(of.tokens))
+        if path == "fused":
+            self._fast = fast_model(of, self._model)
         self._cache = self._model.cache(*of.tokens.shape)
         piece = max(1, _PIECE_TOKENS // len(of.tokens))
         for first in range(0, depth, piece):
-            self._forward(first, min(first + piece, depth), logits="none")
+            self._forward(self._model, first, min(first + piece, depth), logits="none")
         self._cache.mark()
-        self._picks = of.backend.xp.empty((len(of.tokens), steps), dtype=np.int64)
+        if isinstance(self._fast, FusedModel):
+            self.run()  # captures the graph
+            how = self._fast.capture_failure or "replayed as a graph"
+            self.said = f"{self._fast.launches_per_token} launches a token, {how}"
 
-    def _forward(self, first: int, last: int, **options: Any) -> Array:
+    def _forward(self, model: Model | FastModel | FusedModel, first: int, last: int, **options: Any) -> Array:
         of = self._of
         if of.route is not None:
             of.route.expect(of.backend.xp.asarray(places_of(of.tokens, self._rows, first, last)))
-        return self._model.forward(self._tokens[:, first:last], self._cache, **options)
+        return model.forward(self._tokens[:, first:last], self._cache, **options)
 
     def run(self, watch: Watch | None = None) -> tuple[Array, Array]:
         """Take the tokens; returns the last one's logits, (batch, vocab), and what was likeliest after each, (batch, steps)."""
         self._cache.rewind(self.depth)
-        for step in range(self.steps):
-            at = self.depth + step
-            logits = self._forward(at, at + 1, watch=watch)
-            self._picks[:, step] = logits.argmax(axis=-1)
-        return logits, self._picks.copy()
+        picks = self._of.backend.xp.empty((len(self._rows), self.steps), dtype=np.int64)
+        end, first = self.depth + self.steps, self.depth
+        if isinstance(self._fast, FusedModel) and self.steps > 1 and watch is None:
+            given = self._of.tokens[0, first:end]
+            picks[0, :-1] = self._fast.decode(self._cache, given[:1], self.steps - 1, forced=given[1:])
+            first = end - 1
+        for at in range(first, end):
+            logits = self._forward(self._fast or self._model, at, at + 1, watch=watch)
+            picks[:, at - self.depth] = logits.argmax(axis=-1)
+        return logits.copy(), picks
 
     def experts_seen(self) -> list[list[int]]:
         """Run once; return how many experts each step used in each layer that has any."""
@@ -182,3 +201,26 @@ class Decoding:
 
         self.run(watch)
         return [list(step) for step in zip(*(seen[layer] for layer in sorted(seen)), strict=True)]
+
+
+def fast_model(of: Subject, model: Model) -> FusedModel | FastModel:
+    """Return the fast path of the device: our CUDA kernels, or code compiled for the CPU.
+
+    Raises:
+        Skip: it does not cover the model, the batch or the routing.
+    """
+    from harness.inference import fast_cpu
+
+    batch, backend = len(of.tokens), of.backend
+    on_gpu = backend.device.kind == "cuda"
+    reason = (refusal if on_gpu else fast_cpu.refusal)(of.chosen.spec, of.dtype)
+    if reason is None and on_gpu and batch > 1:
+        reason = f"its kernels decode one row, not {batch}"
+    if reason is None and of.route is not None:
+        reason = "its router is the weights' own"
+    if reason is not None:
+        msg = f"the fast path does not cover {of.chosen.text}: {reason}"
+        raise Skip(msg)
+    if on_gpu:
+        return FusedModel(model, backend)
+    return fast_cpu.FastModel(model, threads=backend.lanes(1 << 20))

@@ -25,12 +25,9 @@ _CPU_MOST = 2048  # tokens of depth, which must be filled first
     tokens=Sized(check=4, cpu=16, cuda=128),
 )
 def decode(backend: Backend, seed: int, *, model: str, path: str, depth: int, tokens: int) -> Case:
-    """Tokens decoded one by one after depth others, through the array module or our fused kernels; batch 1."""
+    """Tokens decoded one by one after depth others, through the array module or by fused kernels of ours; batch 1."""
     if backend.device.kind == "cpu" and depth > _CPU_MOST:
         reason = f"a CPU takes minutes to fill a cache with {depth} tokens; it is measured down to {_CPU_MOST}"
         raise Skip(reason)
-    if path == "fused" and backend.device.kind == "cpu":
-        reason = "the fused kernels are CUDA"
-        raise Skip(reason)
     of = subject(backend, seed, model, batch=1, capacity=depth + tokens)
-    return decoding_case(of, depth=depth, steps=tokens)
+    return decoding_case(of, depth=depth, steps=tokens, path=path)

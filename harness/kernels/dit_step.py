@@ -10,12 +10,13 @@ import numpy as np
 from harness.inference import dit, ledger
 from harness.inference.cases import DISTRIBUTION
 from harness.inference.roof import roof, roof_bytes
-from harness.registry import Case, Sized, Work, benchmark, require_memory
+from harness.registry import Case, Sized, Skip, Work, benchmark, require_memory
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
     from harness.model import Device
 
+_FORMS = {"float32": "fp32", "float16": "fp16"}
 _FREE_FRACTION = 0.85  # of a card's memory, for weights; activations have the rest
 _STATES_BYTES = 2_000_000_000  # of Flux's tokens: states, their projections, the scores of 512 queries
 
@@ -42,15 +43,18 @@ def _shape(heads: int, blocks: int, image_tokens: int) -> dit.DitSpec:
     version=1,
     metric="compute",
     quick=False,
+    dtype=("float32", "float16"),
     heads=Sized(check=1, cpu=4, cuda=24),
     blocks=Sized(check=1, cpu=2, cuda=_fitting),
     image_tokens=Sized(check=16, cpu=256, cuda=4096),
 )
-def dit_step(backend: Backend, seed: int, *, heads: int, blocks: int, image_tokens: int) -> Case:
+def dit_step(backend: Backend, seed: int, *, dtype: str, heads: int, blocks: int, image_tokens: int) -> Case:
     """A step with heads of 128, blocks double blocks and twice as many single ones, and an eighth as many text tokens."""
-    xp, dtype = backend.xp, "float32" if backend.device.kind == "cpu" else "float16"
-    spec, form = _shape(heads, blocks, image_tokens), ledger.FORMATS["fp32" if dtype == "float32" else "fp16"]
-    cost = dit.cost(spec, form)
+    if dtype == "float16" and backend.device.kind == "cpu":
+        reason = "NumPy multiplies float16 matrices without BLAS: its rate would say nothing about this CPU"
+        raise Skip(reason)
+    xp, spec = backend.xp, _shape(heads, blocks, image_tokens)
+    cost = dit.cost(spec, ledger.FORMATS[_FORMS[dtype]])
     states = 40 * spec.tokens * spec.hidden * 4
     require_memory(backend, spec.parameters * np.dtype(dtype).itemsize + states + roof_bytes(backend))
     tensors, given = dit.weights(spec, backend, seed, dtype), dit.inputs(spec, backend, seed ^ 1)

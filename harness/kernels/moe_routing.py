@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     metric="throughput",
     quick=False,
     model=Sized(check="tiny-qwen3-moe:fp32", cpu="tiny-qwen3-moe:fp32", cuda=mixture_on),
+    path=("array", "fused"),
     routing=("uniform", "zipf", "natural"),
     batch=(1, 16, 64),
     tokens=Sized(check=4, cpu=16, cuda=32),
 )
-def moe_routing(backend: Backend, seed: int, *, model: str, routing: str, batch: int, tokens: int) -> Case:
+def moe_routing(backend: Backend, seed: int, *, model: str, path: str, routing: str, batch: int, tokens: int) -> Case:
     """Tokens decoded for batch rows by a mixture of experts; bytes are those of the experts that were seen to be used."""
     mode = cast('Literal["uniform", "zipf", "natural"]', routing)
     of = subject(backend, seed, model, batch=batch, capacity=8 + tokens, routing=mode)
-    return decoding_case(of, depth=8, steps=tokens)
+    return decoding_case(of, depth=8, steps=tokens, path=path)
