@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -412,11 +413,14 @@ def test_experts_copied_and_experts_sorted_are_the_same(name: str) -> None:
 
 
 def test_rotation_tables_keep_lengths_and_relative_angles() -> None:
-    cos, sin = rope.tables(Rope(theta=1e4), 16, 50, np.float32)
+    cos, sin = rope.tables(Rope(theta=1e8), 16, 50, np.float32)
     rng = np.random.default_rng(3)
     q, k = (rng.normal(size=(1, 1, 24)).astype(np.float32) for _ in range(2))
     turned = [[rope.rotate(np, a, cos[i], sin[i]) for i in (3, 10, 30, 37)] for a in (q, k)]
     assert np.array_equal(turned[0][0][..., 16:], q[..., 16:])
+    first, second, angle = q[0, 0, 1], q[0, 0, 9], 3 * 0.1  # 1e8 ** (-2 / 16) is 0.1
+    by_hand = first * math.cos(angle) - second * math.sin(angle), second * math.cos(angle) + first * math.sin(angle)
+    assert turned[0][0][0, 0, [1, 9]] == pytest.approx(by_hand, rel=1e-5)
     assert np.allclose(np.linalg.norm(turned[0][2]), np.linalg.norm(q), rtol=1e-6)
     near, far = (float((turned[0][i] * turned[1][i + 1]).sum()) for i in (0, 2))
     assert near == pytest.approx(far, abs=1e-4)

@@ -27,7 +27,7 @@ class Attention:
     """One layer's weights, as prepared at load.
 
     `inward` is the matrix of queries, keys, values and, where the model has one, the output gate, one below the other. `head_norm` is
-    (heads + kv heads, dimensions). `sinks` is (1, kv heads, 1, heads of a group, 1).
+    (heads + kv heads, 1, dimensions). `sinks` is (kv heads, heads of a group, 1, 1).
     """
 
     inward: Matrix
@@ -43,42 +43,39 @@ class Attention:
         heads, kv_heads, dims = spec.heads, spec.kv_heads, spec.head_dim
         batch, tokens = step.batch, step.tokens
         projected = ops.linear(x, self.inward.array(), self.inward_bias)
-        projected = projected.reshape(batch, tokens, -1, dims)
-        turned = ops.widened(projected[:, :, : heads + kv_heads])
+        projected = projected.reshape(batch, tokens, -1, dims).swapaxes(1, 2)
+        turned = ops.widened(projected[:, : heads + kv_heads])
         if self.head_norm is not None:
             turned = ops.norm(turned, self.head_norm, spec.norm_eps)
         turned = rotate(ops.xp, turned, *step.angles)
-        step.store(memory.keys, turned[:, :, heads:])
-        step.store(memory.values, projected[:, :, heads + kv_heads : heads + 2 * kv_heads])
-        queries = turned[:, :, :heads]
+        step.store(memory.keys, turned[:, heads:])
+        step.store(memory.values, projected[:, heads + kv_heads : heads + 2 * kv_heads])
+        queries = turned[:, :heads]
         queries *= dims**-0.5
-        mixed = self._mixed(spec, ops, queries, memory, step)
+        mixed = self._mixed(ops, queries.astype(memory.keys.dtype, copy=False), memory, step)
         if spec.output_gate:
-            mixed *= ops.sigmoid(projected[:, :, heads + 2 * kv_heads :])
+            mixed *= ops.sigmoid(projected[:, heads + 2 * kv_heads :]).swapaxes(1, 2)
         return ops.linear(mixed.reshape(batch * tokens, -1), self.outward.array(), self.outward_bias)
 
-    def _mixed(self, spec: ModelSpec, ops: Ops, queries: Array, memory: KeyValues, step: Step) -> Array:
+    def _mixed(self, ops: Ops, queries: Array, memory: KeyValues, step: Step) -> Array:
         """Return the mean of the values that each query asks for, (batch, tokens, heads, dimensions) float32."""
-        batch, tokens, heads, dims = queries.shape
-        group = heads // spec.kv_heads
-        shape = (batch, spec.kv_heads, -1, dims)
-        # A query's heads of one group stand side by side, so that a block of tokens is a block of rows.
-        grouped = queries.reshape(batch, tokens, spec.kv_heads, group, dims).swapaxes(1, 2)
-        grouped = grouped.astype(memory.keys.dtype, order="C", copy=False)
-        out = ops.xp.empty((batch, tokens, spec.kv_heads, group, dims), dtype=ops.wide)
+        batch, heads, tokens, dims = queries.shape
+        grouped = queries.reshape(batch, memory.keys.shape[1], -1, tokens, dims)
+        out = ops.xp.empty((batch, tokens, heads, dims), dtype=ops.wide)
         for tile in step.tiles(self.window, heads):
-            block = self._block(ops, grouped[:, :, tile.first : tile.last].reshape(shape), memory, tile)
-            out[:, tile.first : tile.last] = block.swapaxes(1, 2)
-        return out.reshape(batch, tokens, heads, dims)
+            block = self._block(ops, grouped[:, :, :, tile.first : tile.last], memory, tile)
+            out[:, tile.first : tile.last] = block.reshape(batch, heads, -1, dims).swapaxes(1, 2)
+        return out
 
     def _block(self, ops: Ops, queries: Array, memory: KeyValues, tile: Tile) -> Array:
-        """Return one block's means, (batch, kv heads, tokens, heads of a group, dimensions) float32."""
-        xp = ops.xp
+        """Return the means that a block of queries asks for, of their shape (batch, kv heads, heads of a group, tokens, dimensions)."""
+        xp, shape = ops.xp, queries.shape
         keys = memory.keys[:, :, tile.low : tile.high]
         values = memory.values[:, :, tile.low : tile.high]
-        batch, kv_heads, rows, dims = queries.shape
-        tokens = tile.last - tile.first
-        scores = ops.widened(queries @ keys.swapaxes(2, 3)).reshape(batch, kv_heads, tokens, rows // tokens, -1)
+        rows = queries.reshape(
+            *shape[:2], -1, shape[4]
+        )  # a group's heads one below the other: one product with their keys
+        scores = ops.widened(rows @ keys.swapaxes(2, 3)).reshape(*shape[:4], -1)
         for low, high, mask in tile.masks:
             scores[..., low - tile.low : high - tile.low] += mask
         top = scores.max(axis=-1, keepdims=True)
@@ -89,7 +86,7 @@ class Attention:
         total = scores.sum(axis=-1, keepdims=True)
         if self.sinks is not None:
             total += xp.exp(self.sinks - top)
-        weights = scores.reshape(batch, kv_heads, rows, -1).astype(values.dtype, copy=False)
-        mixed = ops.widened(weights @ values).reshape(batch, kv_heads, tokens, rows // tokens, dims)
+        weights = scores.reshape(*rows.shape[:3], -1).astype(values.dtype, copy=False)
+        mixed = ops.widened(weights @ values).reshape(shape)
         mixed /= total
         return mixed

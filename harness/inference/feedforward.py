@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenseBlock", "ExpertBlock", "Routing", "route"]
 
+_ROWS = 512  # of a product at least: fewer would not pay for a BLAS to lay out the matrix
 _GATHERED = 1 << 26  # numbers: how much of the experts may be copied to spare a transfer to the host
 
 
@@ -30,7 +31,7 @@ class DenseBlock:
     def __call__(self, spec: ModelSpec, ops: Ops, x: Array) -> Array:
         """Return the block's output for rows (N, hidden)."""
         inward, outward = self.inward.array(), self.outward.array()
-        size = max(64, ops.block_values // len(inward))
+        size = max(_ROWS, ops.block_values // len(inward))
         if len(x) <= size:
             return self._rows(ops, x, inward, outward)
         out = ops.xp.empty((len(x), spec.hidden), dtype=ops.wide)

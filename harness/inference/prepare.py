@@ -109,8 +109,8 @@ def _attention(spec: ModelSpec, read: _Reader, window: int | None) -> Attention:
     norms = None
     if spec.qk_norm:
         q, k = (norm(spec, read.ops, read.raw(f"self_attn.{n}_norm.weight")) for n in "qk")
-        norms = xp.concatenate([xp.tile(q, (spec.heads, 1)), xp.tile(k, (spec.kv_heads, 1))])
-    sinks = read.wide("self_attn.sinks").reshape(1, spec.kv_heads, 1, -1, 1) if spec.sinks else None
+        norms = xp.concatenate([xp.tile(q, (spec.heads, 1)), xp.tile(k, (spec.kv_heads, 1))])[:, None]
+    sinks = read.wide("self_attn.sinks").reshape(spec.kv_heads, -1, 1, 1) if spec.sinks else None
     return Attention(
         inward=stacked(read.ops, matrices, keep_packed=read.keep_packed),
         inward_bias=bias,

@@ -60,11 +60,11 @@ def _yarn(rope: Rope, powers: Host) -> Host:
 
 
 def tables(rope: Rope, rotary: int, length: int, dtype: Any) -> tuple[Host, Host]:
-    """Return cosine and sine of the positions 0 to length - 1, each of shape (length, 1, rotary / 2)."""
+    """Return cosine and sine of the positions 0 to length - 1, (length, rotary) each: a pair's angle at both its places, the first sine negative."""
     frequency, scale = frequencies(rope, rotary)
     angles = (np.arange(length, dtype=np.float32)[:, None] * frequency).astype(np.float64)
-    cos, sin = ((f(angles) * scale).astype(dtype)[:, None, :] for f in (np.cos, np.sin))
-    return cos, sin
+    cos, sin = np.cos(angles) * scale, np.sin(angles) * scale
+    return np.concatenate([cos, cos], axis=1).astype(dtype), np.concatenate([-sin, sin], axis=1).astype(dtype)
 
 
 def rotate(xp: Any, x: Array, cos: Array, sin: Array) -> Array:
@@ -72,17 +72,21 @@ def rotate(xp: Any, x: Array, cos: Array, sin: Array) -> Array:
 
     Args:
         xp: the array module.
-        x: shape (..., heads, dimensions), of the tables' dtype.
-        cos: shape (..., 1, rotary / 2).
+        x: shape (..., tokens, dimensions), of the tables' dtype.
+        cos: shape (..., tokens, rotary); tokens and dimensions side by side are one long loop.
         sin: as `cos`.
     """
-    half = cos.shape[-1]
-    first, second = x[..., :half], x[..., half : 2 * half]
-    out = xp.empty_like(x)
-    if 2 * half < x.shape[-1]:
-        out[..., 2 * half :] = x[..., 2 * half :]
-    xp.multiply(first, cos, out=out[..., :half])
-    xp.multiply(second, cos, out=out[..., half : 2 * half])
-    out[..., :half] -= second * sin
-    out[..., half : 2 * half] += first * sin
+    rotary = cos.shape[-1]
+    half = rotary // 2
+    out = xp.empty(x.shape, dtype=x.dtype)
+    if rotary < x.shape[-1]:
+        out[..., rotary:] = x[..., rotary:]
+        turned = x[..., :rotary] * cos
+    else:
+        turned = x * cos
+    out[..., :half] = x[..., half:rotary]
+    out[..., half:rotary] = x[..., :half]
+    exchanged = out[..., :rotary]
+    exchanged *= sin
+    exchanged += turned
     return out

@@ -29,7 +29,7 @@ Host = np.ndarray[Any, Any]
 class Tile:
     """Some queries and the keys that any of them sees: tokens `first` to `last` of the step, keys `low` to `high` of the cache.
 
-    Each mask is added to the scores of its keys: (key from, key to, numbers of shape (rows or 1, 1, tokens, 1, keys)).
+    Each mask is added to the scores of its keys: (key from, key to, numbers of shape (rows or 1, 1, 1, tokens, keys)).
     """
 
     first: int
@@ -75,13 +75,13 @@ class Step:
 
     @functools.cached_property
     def angles(self) -> tuple[Array, Array]:
-        """Cosine and sine of each token's angles, (batch or 1, tokens, 1, rotary / 2)."""
+        """Cosine and sine of each token's angles, (tokens, rotary), or (batch, 1, tokens, rotary) where rows differ."""
         cos, sin = self.cache.cos, self.cache.sin
         if self.uniform:
             seen = slice(int(self.starts[0]), int(self.starts[0]) + self.tokens)
-            return cos[None, seen], sin[None, seen]
+            return cos[seen], sin[seen]
         where = self.ops.to_device(np.minimum(self._positions, self.cache.capacity - 1))  # a full row may sit idle
-        return cos[where], sin[where]
+        return cos[where][:, None], sin[where][:, None]
 
     @functools.cached_property
     def valid(self) -> Array | None:
@@ -107,13 +107,13 @@ class Step:
         return x[self.ops.to_device(rows), self.ops.to_device(places)]
 
     def store(self, memory: Array, new: Array) -> None:
-        """Write the valid tokens of `new`, (batch, tokens, heads, dimensions), into keys or values."""
+        """Write the valid tokens of `new`, (batch, heads, tokens, dimensions), into keys or values."""
         if self.uniform:
             start = int(self.starts[0])
-            memory[:, :, start : start + self.tokens] = new.swapaxes(1, 2)
+            memory[:, :, start : start + self.tokens] = new
             return
         rows, tokens, positions = self._places
-        memory[rows, :, positions] = new[rows, tokens].astype(memory.dtype, copy=False)
+        memory[rows, :, positions] = new[rows, :, tokens].astype(memory.dtype, copy=False)
 
     def tiles(self, window: int | None, heads: int) -> tuple[Tile, ...]:
         """Cut the queries into blocks whose scores, of `heads` heads, stay small; a sliding layer's `window` bounds its keys."""
@@ -141,7 +141,7 @@ class Step:
     def _mask(self, first: int, last: int, low: int, high: int, window: int | None) -> tuple[int, int, Array]:
         keys = np.arange(low, high)
         rows = self._positions[:1, first:last] if self.uniform else self._positions[:, first:last]
-        positions = rows[:, None, :, None, None]
+        positions = rows[:, None, None, :, None]
         hidden = keys > positions
         if window is not None:
             hidden = hidden | (keys <= positions - window)
