@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.device.backend import Backend
 from harness.errors import ForgeryError, MisuseError
-from harness.inference import receipt
+from harness.inference import receipt, synth
 from harness.inference.model import Model
+from harness.inference.presets import choice
 from harness.inference.quant import quantisable, quantise
 from harness.inference.receipt import GRADES, Finding, Opening, Receipt, Recorder, drawn_layers, recheck
 from harness.inference.specs import SPECS, ModelSpec
@@ -75,12 +77,7 @@ class Checker:
     """What a verifier has: the claimed model, one layer of it at a time, and the prompt."""
 
     def __init__(self, spec: ModelSpec, weights: Weights, tokens: Host) -> None:
-        self.spec, self.weights, self.tokens = spec, weights, tokens
-
-    def layer(self, index: int, hidden: Host) -> Host:
-        names = {n: w for n, w in self.weights.items() if f".layers.{index}." in n}
-        model = Model(self.spec, names, np, dtype="float64", layers=[index])
-        return model.layer(index, hidden.astype(np.float64), model.cache(*hidden.shape[:2]))  # type: ignore[no-any-return]
+        self.weights, self.tokens, self.layer = weights, tokens, receipt.layer_from(spec, weights)
 
     def __call__(self, made: Receipt, opening: Opening, challenge: bytes = CHALLENGE, **more: Any) -> Finding:
         embedded = self.weights["model.embed_tokens.weight"][self.tokens]
@@ -374,3 +371,26 @@ def test_every_leaf_of_every_tree_leads_to_its_root_and_no_other_does(count: int
             receipt._climbed(leaf, other, count, path) != tree.root.hex() for other in range(count) if other != at
         )
         assert receipt._climbed(b"x" * 32, at, count, path) != tree.root.hex()
+
+
+def test_a_receipt_of_weights_from_a_seed_is_checked_by_making_one_layer(cpu: Backend) -> None:
+    """As the two sides would: the prover holds the model, the checker a seed, and makes the tensors of the layer it has drawn."""
+    chosen, asked = choice("tiny-qwen3-moe:int8"), list[str]()
+
+    class Watched(synth.Synthetic):
+        def __getitem__(self, name: str) -> Any:
+            asked.append(name)
+            return super().__getitem__(name)
+
+    tokens = synth.tokens(7, (1, TOKENS), chosen.spec.vocab)
+    model = Model(chosen.spec, synth.synthetic(chosen.spec, 7, cpu, bits=8))
+    recorder = Recorder(CHALLENGE, model=chosen.text, grade="f32")
+    model.forward(tokens, model.cache(1, TOKENS), logits="none", watch=recorder)
+    told = recorder.receipt()
+    (drawn,) = drawn_layers(told, b"3", 1)
+    assert drawn > 0
+    for seed, accepted in ((7, True), (8, False)):
+        weights = Watched(chosen.spec, seed, cpu, bits=8)
+        finding = recheck(told, recorder.open(drawn), CHALLENGE, receipt.layer_from(chosen.spec, weights))
+        assert finding.accepted is accepted
+    assert {n.split(".")[2] for n in asked} == {str(drawn)}

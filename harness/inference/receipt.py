@@ -1,5 +1,11 @@
 """What a run of a model leaves behind so that anybody can re-check it later on a CPU, one layer at a time.
 
+    recorder = Recorder(challenge, model="smollm2-135m:fp32, synthetic:bytesum/1:7", grade="f32")
+    model.forward(tokens, cache, logits="none", watch=recorder)
+    receipt = recorder.receipt()                              # handed over; now the checker draws
+    opening = recorder.open(drawn_layers(receipt, secret, 1)[0])
+    finding = recheck(receipt, opening, challenge, layer_from(spec, weights))
+
 While it runs, `Recorder` is the model's `watch`. It keeps each layer's input and output and, once the run is over, commits to them: a
 Merkle tree over SHA-256 of the rounded hidden states of each layer, row and 32 tokens, with a fingerprint of the final state. Which
 layers are opened is drawn from the root and from something the prover did not know before. A checker is handed these layers' states,
@@ -27,11 +33,14 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.errors import ForgeryError, MisuseError
+
+if TYPE_CHECKING:
+    from harness.inference.shapes import ModelSpec
 
 __all__ = [
     "CHUNK_TOKENS",
@@ -45,6 +54,7 @@ __all__ = [
     "drawn_layers",
     "fingerprint",
     "grade",
+    "layer_from",
     "recheck",
     "relative_l2",
 ]
@@ -317,6 +327,21 @@ def recheck(  # noqa: PLR0913 - a receipt, what was opened of it, and how to rec
     words = "within" if accepted else "beyond"
     reason = f"what it added is off by {error:.1e}, {words} the {limit:.0e} of {receipt.grade}"
     return Finding(layer=opening.layer, relative_l2=error, reached=grade(error), accepted=accepted, reason=reason)
+
+
+def layer_from(spec: ModelSpec, weights: Mapping[str, Any], *, dtype: str = "float64") -> Callable[[int, Host], Host]:
+    """Return what recomputes one layer of a model in NumPy, for `recheck`.
+
+    Only the tensors of that layer are read, so `weights` may be one that makes or maps each when it is asked for.
+    """
+    from harness.inference.model import Model
+
+    def layer(index: int, entering: Host) -> Host:
+        model = Model(spec, weights, np, dtype=dtype, layers=[index])
+        made: Host = model.layer(index, entering, model.cache(*entering.shape[:2]))
+        return made
+
+    return layer
 
 
 def _update_error(entering: Host, leaving: Host, true: Host, limit: float, forgiven_fraction: float) -> float:
