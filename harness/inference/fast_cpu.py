@@ -148,7 +148,8 @@ class FastModel:
         eps = np.float32(spec.norm_eps)
         normed = np.empty((cache.batch, spec.hidden), dtype=np.float32)
         scores = np.empty(cache.capacity, dtype=np.float32)
-        cos, sin = cache.cos[:, 0], cache.sin[:, 0]
+        half = spec.rotary // 2  # the tables hold each angle twice, for both numbers of a pair
+        cos, sin = cache.cos[:, :half], cache.sin[:, half:]
         for index, layer in self._layers.items():
             memory = cache.layers[index]
             assert isinstance(memory, KeyValues)  # noqa: S101 - the model has no other layers
@@ -195,7 +196,7 @@ def _layer(layer: Layer, matrices: list[Array]) -> _Layer:
     assert not isinstance(layer.mixer, DeltaMixer)  # noqa: S101 - `refusal` has seen to it
     mixer, none = layer.mixer, np.zeros(0, dtype=np.float32)
     inward, outward, gate_up, down = matrices
-    norms = np.zeros((0, 0), dtype=np.float32) if mixer.head_norm is None else mixer.head_norm
+    norms = np.zeros((0, 0), dtype=np.float32) if mixer.head_norm is None else mixer.head_norm.reshape(len(mixer.head_norm), -1)
     biases = [none if bias is None else bias for bias in (mixer.inward_bias, mixer.outward_bias)]
     weights = layer.mixer_norm, inward, outward, layer.block_norm, gate_up, down
     return _Layer(weights, (biases[0], norms, biases[1]), mixer.window or 0)

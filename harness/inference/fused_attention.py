@@ -97,7 +97,7 @@ struct Head {
 // dim). keys, values: of this layer, (kv heads, capacity, dim).
 // parts: results of the splits, (heads, splits, dim); tops, totals: their maxima (in base 2) and sums, (heads, splits).
 // counters: one for each head of keys, 0 before and after.
-extern "C" __global__ void __launch_bounds__(256) attend(
+extern "C" __global__ void __launch_bounds__(256, 2) attend(
     const float* projected, const float* head_norm, const float* cosines, const float* sines,
     const float* sinks, const int* state, Stored* keys, Stored* values,
     float* parts, float* tops, float* totals, unsigned* counters, float* out,

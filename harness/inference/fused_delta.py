@@ -1,6 +1,6 @@
 """One new token in the state of a gated delta layer, as one CUDA kernel: decay, correction, reading, and the gated norm behind it.
 
-The state of a head, (key dimensions, value dimensions), is read and written once: a block takes 32 of the value dimensions, each of its 8
+The state of a head, key dimensions by value dimensions, is read and written once: a block takes 32 of the value dimensions, each of its 8
 warps an eighth of the key dimensions, which stay in registers between the prediction and the correction. The last block of a head
 normalises what all of them have read. Convolution and SiLU of the layer's inputs are done where those are made, by `inward`.
 
@@ -29,8 +29,8 @@ __device__ float sum_of_warp(float value) {
 }
 
 // projected: queries and keys by key head, values by value head, the gates of the output, then a rate and a decay for each value head.
-// memory: (value heads, key dim, value dim). raw: results before the norm, (value heads, value dim). counters: one for each value head.
-extern "C" __global__ void __launch_bounds__(256) delta(
+// memory: (key heads, key dim, value heads of each, value dim). raw: results before the norm, (value heads, value dim). counters: one for each value head.
+extern "C" __global__ void __launch_bounds__(256, 2) delta(
     const float* projected, const float* speed, const float* dt_bias, const float* norm, float* memory,
     float* raw, unsigned* counters, float* out,
     unsigned key_heads, unsigned value_heads, unsigned key_dim, unsigned value_dim, float eps) {
@@ -39,7 +39,8 @@ extern "C" __global__ void __launch_bounds__(256) delta(
     const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const unsigned blocks = value_dim / 32, head = blockIdx.x / blocks, column = blockIdx.x % blocks * 32 + lane;
     const unsigned keys = key_heads * key_dim, values = value_heads * value_dim;
-    const float* q = projected + head / (value_heads / key_heads) * key_dim;
+    const unsigned sharing = value_heads / key_heads, key_head = head / sharing, stride = sharing * value_dim;
+    const float* q = projected + key_head * key_dim;
     const float* k = q + keys;
     const float* z = projected + 2 * keys + values;
     const float v = projected[2 * keys + head * value_dim + column];
@@ -70,12 +71,12 @@ extern "C" __global__ void __launch_bounds__(256) delta(
         own_k[warp][lane] = k_factor * k[first + lane];
     }
     __syncwarp();
-    float* mine = memory + ((size_t)head * key_dim + first) * value_dim + column;
+    float* mine = memory + (size_t)(key_head * key_dim + first) * stride + head % sharing * value_dim + column;
     float s[EACH], told = 0.0f, read = 0.0f;
     #pragma unroll
     for (unsigned i = 0; i < EACH; ++i) {
         if (i >= each) continue;
-        s[i] = decay * mine[(size_t)i * value_dim];
+        s[i] = decay * mine[(size_t)i * stride];
         told += own_k[warp][i] * s[i];
     }
     const float wrong = rate * (v - sum_of_block(told));
@@ -83,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(256) delta(
     for (unsigned i = 0; i < EACH; ++i) {
         if (i >= each) continue;
         s[i] += own_k[warp][i] * wrong;
-        mine[(size_t)i * value_dim] = s[i];
+        mine[(size_t)i * stride] = s[i];
         read += own_q[warp][i] * s[i];
     }
     const float result = sum_of_block(read);

@@ -218,7 +218,8 @@ class _Planner:
         wanted = -(-2 * self.sms // self.spec.kv_heads)
         self.splits = max(1, min(wanted, -(-cache.capacity // fused_attention.TILE), _SPLITS_MOST))
         self.buffers = _buffers(self.spec, self.xp, cache.capacity, self.splits, 2 * _BLOCKS_PER_SM * self.sms)
-        self.angles = tuple(self.xp.ascontiguousarray(table[:, 0]) for table in (cache.cos, cache.sin))
+        half = self.spec.rotary // 2  # the tables hold each angle twice, for both numbers of a pair
+        self.angles = tuple(self.xp.ascontiguousarray(t) for t in (cache.cos[:, :half], cache.sin[:, half:]))
         self._launchers: dict[int, Launcher] = {}
 
     # -- what all kernels need
@@ -312,7 +313,7 @@ class _Planner:
     def _attention(self, mixer: Attention, memory: KeyValues, norm: Array) -> Iterator[Launch]:
         spec, b = self.spec, self.buffers
         yield self._inward(mixer.inward, norm, mixer.inward_bias, (b.zeros, b.zeros, 0, 0))
-        head_norm = b.zeros if mixer.head_norm is None else mixer.head_norm
+        head_norm = b.zeros if mixer.head_norm is None else mixer.head_norm.reshape(-1, spec.head_dim)
         sinks = b.no_sinks if mixer.sinks is None else self.xp.ascontiguousarray(mixer.sinks.reshape(-1))
         yield self._launch(
             fused_attention.SOURCES[self.model.ops.dtype.name], spec.kv_heads * self.splits, fused_attention.THREADS,

@@ -197,9 +197,12 @@ def delta(
     q, k = (x.reshape(key_heads, key_dim).repeat(each, axis=0) for x in (q, k))
     q, k = (x / np.sqrt((x * x).sum(axis=1, keepdims=True) + np.float32(1e-6)) for x in (q, k))
     rate, decay = _sigmoid(rates[:value_heads]), np.logaddexp(rates[value_heads:] + dt_bias, np.float32(0)) * speed
-    memory *= np.exp(decay)[:, None, None]
-    wrong = (v.reshape(value_heads, value_dim) - np.einsum("hk,hkv->hv", k, memory)) * rate[:, None]
-    memory += k[:, :, None] * wrong[:, None, :]
-    mixed = np.einsum("hk,hkv->hv", q * np.float32(key_dim**-0.5), memory)
+    state = memory.reshape(key_heads, key_dim, each, value_dim).swapaxes(1, 2)  # by value head, as the rest is
+    state *= np.exp(decay).reshape(key_heads, each, 1, 1)
+    grouped = (key_heads, each, -1)
+    k, q = k.reshape(grouped), q.reshape(grouped) * np.float32(key_dim**-0.5)
+    wrong = (v.reshape(grouped) - np.einsum("hek,hekv->hev", k, state)) * rate.reshape(grouped)
+    state += k[..., None] * wrong[:, :, None, :]
+    mixed = np.einsum("hek,hekv->hev", q, state).reshape(value_heads, value_dim)
     mixed = _normalised(mixed, norm, eps).reshape(-1)
     out[:] = mixed * z * _sigmoid(z)
