@@ -224,7 +224,7 @@ class _Served:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         arrived_s = time.monotonic()
         body = await request.json()
-        player, asked = self._players[body["model"]], body["max_tokens"]
+        player, asked = self._players[body["model"]], body.get("max_tokens") or body["max_completion_tokens"]
         prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         if player.script.strict and "ignore_eos" in body:
             return web.json_response({"error": {"message": "unknown field ignore_eos"}}, status=400)

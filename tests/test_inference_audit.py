@@ -71,6 +71,7 @@ def test_each_cheat_is_flagged(cheat: str, audit: str, said: str) -> None:
         ("decoy", {"first_token"}),
         ("short", {"short"}),
         ("usage", {"usage"}),
+        ("liar", {"usage", "short"}),  # it claims more than it sent, and less than it was asked for
     ],
 )
 def test_a_cheat_is_flagged_for_what_it_does_and_in_noise_too(cheat: str, only: set[str], jitter: float) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import aiohttp
 import click
@@ -25,7 +25,8 @@ from harness import codec
 from harness.cli import cli, main
 from harness.cli.serve_bench import serve_bench
 from harness.errors import FailureError, MisuseError
-from harness.inference import loadgen
+from harness.inference import loadgen, metrics
+from harness.inference.audit import AuditName
 from harness.inference.exchange import Event, Request
 from harness.inference.serving import Plan, Prompts, ServeReport, _number, bench, make_ready
 from harness.inference.slo import SLOS, find_slo
@@ -451,3 +452,24 @@ def test_the_command_brings_no_library_of_numbers_before_it_is_used() -> None:
     code = f"import sys, harness.cli.serve_bench, harness.render.serving; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+# --- its page ---------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "serving.md").read_text()
+
+
+def test_the_page_names_every_definition_audit_and_floor() -> None:
+    for metric in metrics.DEFINITIONS:
+        assert f"| `{metric}` |" in PAGE
+    for audit in get_args(AuditName):
+        assert f"| {audit.replace('_', ' ')} |" in PAGE
+    for percent in (50, 90, 95, 99, 99.9):
+        assert f"{metrics.floor_count(percent):,} for p{percent:g}" in PAGE.replace("\n", " ")
+    for name in SLOS:
+        assert f"`{name}`" in PAGE
+
+
+def test_the_page_names_only_options_that_there_are() -> None:
+    options = {name for parameter in serve_bench.params for name in parameter.opts}
+    assert set(re.findall(r"`(--[a-z-]+)", PAGE)) <= options

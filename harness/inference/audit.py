@@ -22,7 +22,9 @@ from harness.inference import metrics
 from harness.inference.exchange import Exchange, Request, Server
 from harness.inference.loadgen import exchange
 
-__all__ = ["ROUNDS", "Finding", "ProbeRound", "Probes", "judge", "least_agreeing", "probe"]
+__all__ = ["ROUNDS", "AuditName", "Finding", "ProbeRound", "Probes", "judge", "least_agreeing", "probe"]
+
+AuditName = Literal["cached", "same_reply", "buffered", "first_token", "short", "usage"]
 
 ROUNDS = 12
 _ECHOES = 7  # as many must all agree
@@ -40,7 +42,7 @@ _SLACK_TOKENS = 4
 class Finding:
     """What one audit came to. `unknown`: it could not be made; `what` says why."""
 
-    audit: Literal["cached", "same_reply", "buffered", "first_token", "short", "usage"]
+    audit: AuditName
     state: Literal["clear", "flagged", "unknown"]
     what: str
 
@@ -282,7 +284,7 @@ def _usage(whole: Sequence[Exchange], echoes: Sequence[tuple[int, int]]) -> Find
 
 
 def _too_few(
-    audit: Literal["cached", "same_reply", "buffered", "first_token", "short", "usage"],
+    audit: AuditName,
     count: int,
     what: str = "rounds without a failure",
 ) -> Finding:
