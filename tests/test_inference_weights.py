@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.inference import safetensors
+from harness.inference.checkpoint import open_checkpoint, text_name
 from harness.inference.mapped import MAX_TENSORS, from_bfloat16
 from harness.inference.safetensors import MAX_HEADER_BYTES, open_safetensors
 from harness.inference.specs import SPECS, Experts
@@ -552,3 +553,94 @@ def test_a_number_beyond_float16_is_named_not_made_infinite() -> None:
 
     with pytest.raises(FailureError, match=r"'model.embed_tokens.weight' has values up to 1e\+05, beyond float16"):
         load(Loud(dict(TINY.tensors())), TINY, xp=np, free_bytes=1 << 30, dtype="float16")
+
+
+# --- as it is published -----------------------------------------------------------------------------------------------
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 160,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "tie_word_embeddings": False,
+}
+
+
+def checkpoint(at: Path, config: object) -> Path:
+    arrays = {n: ("BF16", np.full(s, 0x3F80, dtype=np.uint16)) for n, s in TINY.tensors().items()}
+    hostile.write(at / "model.safetensors", hostile.safetensors_bytes(arrays))
+    (at / "config.json").write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
+    return at
+
+
+def test_a_published_folder_is_a_model(tmp_path: Path) -> None:
+    spec, weights = open_checkpoint(checkpoint(tmp_path, CONFIG))
+    assert spec == replace(TINY, name=tmp_path.name)
+    loaded = load(weights, spec, xp=np, free_bytes=1 << 30)
+    assert all((array == 1).all() for array in loaded.values())
+
+
+def test_of_a_model_that_also_sees_the_text_model_is_taken(tmp_path: Path) -> None:
+    """Qwen3.5's published files: names with another prefix, and an eye and a predictor of several tokens beside it."""
+    spec = SPECS["tiny-qwen3.5"]
+    names = {n: n.replace("model.", "model.language_model.", 1) for n in spec.tensors()}
+    arrays = {names[n]: ("BF16", np.full(s, 0x3F80, dtype=np.uint16)) for n, s in spec.tensors().items()}
+    others = {n: ("BF16", np.zeros(2, dtype=np.uint16)) for n in ("model.visual.patch_embed.weight", "mtp.norm.weight")}
+    hostile.write(tmp_path / "model.safetensors", hostile.safetensors_bytes({**arrays, **others}))
+    source = open_safetensors(tmp_path).renamed(
+        lambda n: None if "language" not in n and n not in spec.tensors() else n
+    )
+    assert len(source) == len(arrays)
+    with pytest.raises(MisuseError, match="two tensors would be called 'x'"):
+        source.renamed(lambda _: "x")
+    check_shapes(spec, open_safetensors(tmp_path).renamed(text_name).shapes)
+    with pytest.raises(MisuseError, match="needs a tensor"):
+        check_shapes(spec, open_safetensors(tmp_path).shapes)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"text_config": {**CONFIG, "num_hidden_layers": 2**24}}, "claims num_hidden_layers of 16777216"),
+        ({"text_config": {"text_config": CONFIG}}, r"\$\.text_config\.text_config: a text model within a text model"),
+        ({**CONFIG, "num_hidden_layers": 2**24}, "claims num_hidden_layers of 16777216; the folder holds 30 tensors"),
+        ({**CONFIG, "hidden_size": 32}, r"'model.embed_tokens.weight' has the shape \(96, 64\); .* needs \(96, 32\)"),
+        ({**CONFIG, "model_type": "other"}, "other"),
+        (b"[]", r"\$: no configuration: Expected `object`, got `array`"),
+        (b'{"a": ' + b"[" * 100_000, "no configuration"),
+        (b'{"\xff": 1}', "no configuration"),
+        (b" " * ((1 << 20) + 1), "a configuration of 1048577 bytes; at most 1048576 are read"),
+    ],
+)
+def test_a_folder_whose_configuration_is_wrong_is_refused(config: object, message: str, tmp_path: Path) -> None:
+    checkpoint(tmp_path, config)
+
+    def refused() -> None:
+        with pytest.raises(HarnessError, match=message):
+            open_checkpoint(tmp_path)
+
+    assert hostile.peak_bytes(refused) < 2 * MIB
+
+
+def test_a_folder_without_a_configuration_and_a_file_that_is_no_gguf_are_refused(tmp_path: Path) -> None:
+    hostile.write(tmp_path / "model.safetensors", ONE)
+    with pytest.raises(MisuseError, match=r"config\.json.*No such file"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(ForgeryError, match="a GGUF file begins with"):
+        open_checkpoint(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").symlink_to("/etc/hostname")
+    with pytest.raises(ForgeryError, match="leads out of the folder"):
+        open_checkpoint(tmp_path)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import mmap
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from harness.inference.mapped import MAX_TENSORS, Mapped, from_bfloat16, refuse,
 if TYPE_CHECKING:
     from harness.device.backend import Array
 
-__all__ = ["MAX_HEADER_BYTES", "Safetensors", "Stored", "open_safetensors"]
+__all__ = ["MAX_HEADER_BYTES", "Safetensors", "Stored", "inside", "open_safetensors"]
 
 MAX_HEADER_BYTES = 32 << 20  # of a header or an index; names of 94,000 tensors take some 12 MiB
 MAX_RANK = 8
@@ -268,6 +269,19 @@ class Safetensors(Mapping[str, Any]):
         """Return how many bytes the tensors take in their files."""
         return sum(stored.nbytes for _, stored in self._tensors.values())
 
+    def renamed(self, name_of: Callable[[str], str | None]) -> Safetensors:
+        """Return the same tensors under other names, without those whose name becomes None.
+
+        Raises:
+            MisuseError: two would have one name.
+        """
+        names = {name: other for name in self if (other := name_of(name)) is not None}
+        twice = {other for other, times in Counter(names.values()).items() if times > 1}
+        if twice:
+            msg = f"two tensors would be called {min(twice)[:100]!r}"
+            raise MisuseError(msg)
+        return Safetensors(self._files, {other: self._tensors[name] for name, other in names.items()})
+
     def sha256(self) -> Mapping[str, str]:
         """Return the digest of each file by its name; reads all of them."""
         return {name: file.sha256() for name, file in self._files.items()}
@@ -287,15 +301,20 @@ def open_safetensors(path: Path | str) -> Safetensors:
     if not names:
         msg = f"folder {str(path)!r} holds neither {_SINGLE!r} nor {_INDEX!r}"
         raise MisuseError(msg)
-    return _sharded(path) if _INDEX in names else _single(_inside(path, _SINGLE))
+    return _sharded(path) if _INDEX in names else _single(inside(path, _SINGLE))
 
 
 def _single(file: Mapped) -> Safetensors:
     return Safetensors({file.name: file}, {name: (file, stored) for name, stored in _header(file).items()})
 
 
-def _inside(folder: Path, name: str) -> Mapped:
-    """Open a file of a folder. Its links may lead to the hub cache's store, `blobs` beside `snapshots`, and nowhere else."""
+def inside(folder: Path, name: str) -> Mapped:
+    """Open a file of a folder. Its links may lead to the hub cache's store, `blobs` beside `snapshots`, and nowhere else.
+
+    Raises:
+        ForgeryError: the name is a path, or leads out of the folder.
+        MisuseError: there is no such file.
+    """
     where = f"$.weight_map[*]: {name[:100]!r}"
     if name in {"", ".", ".."} or set(name) & {"/", "\\", "\0"} or len(name) > 255:  # noqa: PLR2004 - of file systems
         refuse(where, "must be the plain name of a file in the folder")
@@ -310,11 +329,11 @@ def _inside(folder: Path, name: str) -> Mapped:
 
 
 def _sharded(folder: Path) -> Safetensors:
-    places = _index(_inside(folder, _INDEX))
+    places = _index(inside(folder, _INDEX))
     names = sorted(set(places.values()))
     if len(names) > MAX_SHARDS:
         refuse("$.weight_map", f"{len(names)} files; at most {MAX_SHARDS} are opened")
-    files = {name: _inside(folder, name) for name in names}
+    files = {name: inside(folder, name) for name in names}
     headers = {name: _header(file) for name, file in files.items()}
     for tensor, name in places.items():
         if tensor not in headers[name]:

@@ -190,7 +190,8 @@ class Synthetic(Mapping[str, Any]):
     def __init__(
         self, spec: ModelSpec, seed: int, backend: Backend, *, dtype: str = "float32", bits: int | None = None
     ) -> None:
-        for name, shape in spec.tensors().items():
+        self._tensors = spec.tensors()
+        for name, shape in self._tensors.items():
             if math.prod(shape) > _MOST:
                 msg = f"tensor {name!r} of {spec.name} has {math.prod(shape)} numbers; at most {_MOST} can be made"
                 raise MisuseError(msg)
@@ -202,7 +203,7 @@ class Synthetic(Mapping[str, Any]):
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Return the shape of every tensor."""
-        return self._spec.tensors()
+        return self._tensors
 
     @property
     def label(self) -> str:
@@ -212,19 +213,17 @@ class Synthetic(Mapping[str, Any]):
     @property
     def nbytes(self) -> int:
         """Return the bytes that all tensors take together."""
-        return sum(
-            stored_bytes(n, tuple(s), dtype=self._dtype.name, bits=self._bits) for n, s in self._spec.tensors().items()
-        )
+        return sum(stored_bytes(n, tuple(s), dtype=self._dtype.name, bits=self._bits) for n, s in self._tensors.items())
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._spec.tensors())
+        return iter(self._tensors)
 
     def __len__(self) -> int:
-        return len(self._spec.tensors())
+        return len(self._tensors)
 
     def __getitem__(self, name: str) -> Array | Quantised:
         """Make one tensor. Raises `KeyError` where the model has none of this name."""
-        if name not in self._spec.tensors():
+        if name not in self._tensors:
             raise KeyError(name)
         shape, xp = _shape(self._spec, name), self._backend.xp
         if self._bits is not None and quantisable(name, shape):
