@@ -282,6 +282,11 @@ def test_a_text_models_gate_must_be_there() -> None:
         from_hf_config({**QWEN35, "text_config": text})
 
 
+def test_a_seeing_models_head_is_tied_where_the_whole_says_so() -> None:
+    text = {**QWEN35["text_config"], "tie_word_embeddings": False}
+    assert from_hf_config({**QWEN35, "text_config": text, "tie_word_embeddings": True}).tied
+
+
 def test_fields_without_effect_are_passed_over() -> None:
     extra = {
         "_name_or_path": "me/mine",

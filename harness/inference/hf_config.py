@@ -133,7 +133,7 @@ def from_hf_config(config: Mapping[str, object], *, name: str | None = None) -> 
     text = config.get("text_config")
     if isinstance(text, Mapping):
         inherited = {k: config[k] for k in ("tie_word_embeddings", "quantization_config") if k in config}
-        return from_hf_config({**inherited, **text}, name=name or _named(config))
+        return from_hf_config({**text, **inherited}, name=name or _named(config))
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _KINDS:
         _refuse("model_type", kind, f"one of {', '.join(_KINDS)}")
