@@ -70,7 +70,7 @@ def test_a_rows_models_exist_and_fit_their_class(nominal: int) -> None:
         text, _, context = CLASSES[nominal][role].partition("@")
         chosen = choice(text, int(context or presets.CONTEXT))
         if chosen.model.startswith("gpt-oss"):
-            continue  # see the test below
+            continue  # its experts are not quantised yet: until they are, `choose` passes it over
         assert fits(chosen, int(0.97 * nominal * 2**30)), (nominal, text)
 
 

@@ -219,8 +219,12 @@ def experts_expected(experts: Experts, tokens: int) -> float:
 @functools.lru_cache(maxsize=256)
 def weight_bytes(spec: ModelSpec, weights: Format) -> int:
     """Return the bytes that all of a model's tensors take in this format."""
+    return _stored(spec.tensors(), weights)
+
+
+def _stored(tensors: Mapping[str, tuple[int, ...]], weights: Format) -> int:
     dtype = _KNOWN.get(weights.dtype, weights.dtype)
-    return sum(stored_bytes(n, shape, dtype=dtype, bits=weights.bits) for n, shape in spec.tensors().items())
+    return sum(stored_bytes(name, shape, dtype=dtype, bits=weights.bits) for name, shape in tensors.items())
 
 
 def state_bytes(spec: ModelSpec) -> int:
@@ -333,14 +337,14 @@ def _feed_forward_parts(
         yield product("shared expert's gate", tokens, weights, 1, hidden, times=layers, plain=True)
 
 
+@functools.lru_cache(maxsize=256)
 def expert_bytes(spec: ModelSpec, weights: Format) -> int:
-    """Return the bytes of one routed expert of one layer; 0 where there are none."""
+    """Return the bytes of one routed expert of one layer, as they are stored; 0 where there are none."""
     if spec.experts is None:
         return 0
-    hidden, width = spec.hidden, spec.experts.width
-    biases = spec.expert_parameters - 3 * width * hidden
-    matrices = 2 * weights.bytes_of(width, hidden) + weights.bytes_of(hidden, width)
-    return matrices + weights.bytes_of(1, biases, plain=True)
+    layer = next(i for i in range(spec.layers) if spec.has_experts(i))
+    tensors = {n: s for n, s in spec.layer_tensors(layer).items() if ".experts." in n}
+    return _stored(tensors, weights) // spec.experts.count
 
 
 def _plausible(counts: Sequence[int], layers: int, experts: Experts, tokens: int) -> None:
