@@ -25,7 +25,7 @@ def ask(tokens: int, start: int = 0) -> Callable[[int], Request]:
 
 @functools.cache
 def audited(
-    script: Script, *, seed: int = 0, rounds: int = 12, tokens: int = 24, load: bool = True
+    script: Script, *, seed: int = 0, rounds: int = 12, tokens: int = 32, load: bool = True
 ) -> dict[str, Finding]:
     async def both() -> tuple[Probes, Run | None]:
         server = Simulated(script, seed)
@@ -49,7 +49,7 @@ def flagged(script: Script, **options: Any) -> set[str]:
         ("burst", "buffered", "comes late, that of a short one at once (12 of 12 rounds)"),
         ("burst-after-first", "buffered", "in the last tenth of their time: a burst at the end"),
         ("decoy", "first_token", "the second token took longer than the first"),
-        ("short", "short", "replies have 21% of the tokens asked for, on average; 32 of 32 ended of their own accord"),
+        ("short", "short", "replies have 16% of the tokens asked for, on average; 32 of 32 ended of their own accord"),
         ("usage", "usage", "32 of 32 replies are claimed to have more tokens than were asked for"),
         ("liar", "usage", "sent back as prompts, 7 of 7 replies have far fewer tokens than claimed"),
     ],
@@ -79,7 +79,7 @@ def test_a_cheat_is_flagged_for_what_it_does_and_in_noise_too(cheat: str, only: 
 
 
 def test_a_reply_in_one_piece_is_flagged_as_not_streamed() -> None:
-    found = audited(Script(bundle=24))
+    found = audited(Script(bundle=32))
     assert found["buffered"].state == "flagged"
     assert "not streamed" in found["buffered"].what
 

@@ -33,6 +33,7 @@ _SHORT = 0.9  # of the tokens asked for: MLPerf's TEST09 allows a tenth
 _LATE_SHARE = 0.1  # of a stream's time, its end
 _BURST_SHARE = 0.5  # of a stream's tokens
 _STREAM_TOKENS = 8  # a reply of fewer says nothing about its flow
+_TELLING_TOKENS = 32  # stories begin alike: a small model's twelve first tokens were the same in 3 of 34
 _OFTEN = 0.05  # of replies: a rare slip is a defect, not a practice
 _RETOKENISED = 1.3  # a text need not be cut into tokens as it was made of them
 _SLACK_TOKENS = 4
@@ -184,9 +185,9 @@ def _ttft_s(x: Exchange) -> float:
 
 
 def _same_reply(whole: Sequence[Exchange]) -> Finding:
-    texts = [x.text_sha256 for x in whole if x.output_tokens >= _STREAM_TOKENS]
+    texts = [x.text_sha256 for x in whole if x.output_tokens >= _TELLING_TOKENS]
     if len(texts) < ROUNDS:
-        return _too_few("same_reply", len(texts), "replies of 8 tokens or more")
+        return _too_few("same_reply", len(texts), f"replies of {_TELLING_TOKENS} tokens or more")
     repeated = len(texts) - len(set(texts))
     what = f"{repeated} of {len(texts)} replies to different prompts had been given before, to the letter"
     return Finding(audit="same_reply", state="flagged" if repeated > 0.1 * len(texts) else "clear", what=what)
@@ -199,7 +200,7 @@ def _buffered(rounds: Sequence[ProbeRound], whole: Sequence[Exchange]) -> Findin
     """The first token of a long reply comes as soon as the only one of a short reply, and the rest as they are made."""
     streams = [x for x in whole if x.output_tokens >= _STREAM_TOKENS]
     if len(streams) < ROUNDS or least_agreeing(len(rounds)) > len(rounds):
-        return _too_few("buffered", min(len(streams), len(rounds)), "replies of 8 tokens or more")
+        return _too_few("buffered", min(len(streams), len(rounds)), f"replies of {_STREAM_TOKENS} tokens or more")
     lumps = sum(x.tokens[0] > _BURST_SHARE * x.output_tokens for x in streams)
     bursts = sum(_late_share(x) > _BURST_SHARE for x in streams)
     held, count = _agree(rounds, lambda r: _ttft_s(r.fresh) > (_e2e_s(r.brief) + _e2e_s(r.fresh)) / 2)

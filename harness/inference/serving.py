@@ -50,7 +50,7 @@ _WORDS = (
 class Prompts:
     """Makes prompts that have nothing in common, from their first characters on, and follow from the seed alone.
 
-    They ask for a story: a server that cannot be told to go on is kept going by the task.
+    They ask for a story with a beginning of its own: a server that cannot be told to go on is kept going by the task.
     """
 
     seed: str
@@ -64,7 +64,7 @@ class Prompts:
             nonce = hashlib.sha256(f"{self.seed}/{part}/{index}".encode()).hexdigest()
             rng = random.Random(int(nonce, 16))  # noqa: S311 - variety, not secrets
             words = " ".join(rng.choices(_WORDS, k=self.words_count))
-            text = f"{nonce[:12]}: write a very long story with all of these words in it: {words}"
+            text = f"{nonce[:12]}: write a very long story that begins with these words: {words}"
             return Request(index=index, prompt=text, output_tokens=self.output_tokens)
 
         return request
