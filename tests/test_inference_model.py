@@ -238,6 +238,7 @@ def test_chunks_are_prefill(name: str) -> None:
 def test_the_size_of_blocks_changes_nothing(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = golden(name)
     monkeypatch.setattr(Ops, "block_values", block)
+    monkeypatch.setattr(feedforward, "_ROWS", 16)
     assert truth.distance(all_logits(reference(name), truth.tokens)) <= BOUND
 
 
@@ -424,6 +425,14 @@ def test_rotation_tables_keep_lengths_and_relative_angles() -> None:
     assert np.allclose(np.linalg.norm(turned[0][2]), np.linalg.norm(q), rtol=1e-6)
     near, far = (float((turned[0][i] * turned[1][i + 1]).sum()) for i in (0, 2))
     assert near == pytest.approx(far, abs=1e-4)
+
+
+def test_a_ramp_without_length_is_a_step() -> None:
+    """Where YaRN's two dimensions are one, the dimensions below keep their frequency and those above are slowed down."""
+    yarn = Rope(theta=1e4, kind="yarn", factor=4.0, original_length=4096, beta_fast=8.0, beta_slow=8.0, truncate=False)
+    frequency, _ = rope.frequencies(yarn, 32)
+    plain, _ = rope.frequencies(Rope(theta=1e4), 32)
+    assert np.allclose(plain / frequency, [1] * 8 + [4] * 8)
 
 
 def test_a_triangular_system_of_like_keys_is_solved_exactly() -> None:

@@ -190,6 +190,13 @@ def test_layers_make_up_the_model() -> None:
     assert len(names) == len(set(names))
 
 
+def test_a_states_size_is_that_of_its_heads() -> None:
+    spec = find("qwen3.5-35b-a3b")
+    assert spec.delta is not None
+    assert (spec.delta_layers, spec.attention_layers) == (30, 10)
+    assert 4 * spec.delta.state_values == 2 << 20  # bytes of a layer and sequence
+
+
 def test_a_tied_head_is_no_tensor_of_its_own() -> None:
     tied = find("tiny-qwen3")
     assert "lm_head.weight" not in tied.tensors()
@@ -255,6 +262,8 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, {"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
     (LLAMA, {"attention_bias": "yes"}, "attention_bias is 'yes'"),
     (LLAMA, {"vocab_size": None}, "vocab_size is None"),
+    (QWEN35["text_config"], {"layer_types": ["sliding_attention"] * 40}, "layer_types is 'sliding_attention'"),
+    (LLAMA, {"original_max_position_embeddings": 0}, "original_max_position_embeddings is 0"),
     (QWEN2, {"layer_types": ["linear_attention"] * 32}, "layer_types is 'linear_attention'"),
     (QWEN2, {"layer_types": ["full_attention"] * 31}, "layer_types is .*32 of"),
     (QWEN2, {"layer_types": ["chunked_attention"] * 32}, "layer_types is .*chunked_attention"),

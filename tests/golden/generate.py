@@ -137,7 +137,7 @@ MODELS: dict[str, tuple[str, dict[str, object], float]] = {
         },
         5.0,
     ),
-    "qwen3.5": ("Qwen3_5TextConfig", {"intermediate_size": 128, **DELTA}, 1.0),
+    "qwen3.5": ("Qwen3_5TextConfig", {"intermediate_size": 128, "attention_bias": True, **DELTA}, 1.0),
     "qwen3.5-moe": (
         "Qwen3_5MoeTextConfig",
         {
