@@ -26,6 +26,7 @@ __all__ = [
     "GROUP",
     "Benchmark",
     "Case",
+    "Roof",
     "Sized",
     "Skip",
     "Work",
@@ -88,6 +89,21 @@ def rotation(backend: Backend, operand_bytes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Roof:
+    """What a case's time is held against: rates that its device reaches beside it, and the least time that one run needs by them.
+
+    `read` reads `read_bytes` from memory and `multiply` does `multiply_flops` operations. Both are timed before and after the case; the
+    best of each counts. `least_s` takes bytes and operations a second.
+    """
+
+    read: Callable[[], object]
+    read_bytes: int
+    multiply: Callable[[], object]
+    multiply_flops: int
+    least_s: Callable[[float, float], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One point of a benchmark, set up on one device.
 
@@ -97,6 +113,8 @@ class Case:
     A case that claims to be `cold` reads its operands from memory at each run: `footprint_bytes` is what all the sets it rotates
     through take together, and a measurement whose footprint fits the cache is invalid. `inputs` are the random operands and
     `distribution` names how they were drawn; the record states their entropy, so that saturated inputs are found out.
+
+    A case with a `roof` gets its ceiling from what the device was measured to do beside it, not from tables.
     """
 
     run: Callable[[], Any]
@@ -107,6 +125,7 @@ class Case:
     inputs: tuple[Any, ...] = ()
     distribution: str = ""
     hide_launches: bool = True  # False where launching is what is measured
+    roof: Roof | None = None
 
 
 @dataclass(frozen=True, slots=True)

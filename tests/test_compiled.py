@@ -20,6 +20,7 @@ import recording
 import sass
 
 import harness.device
+import harness.inference
 import harness.kernels
 from harness.device.backend import CudaSource
 
@@ -61,7 +62,7 @@ def _members(name: str, value: object) -> Iterator[tuple[str, CudaSource]]:
 def sources() -> dict[str, CudaSource]:
     """Find every CUDA source that stands in a module of ours; one that several modules name, once."""
     found: dict[str, CudaSource] = {}
-    for package in (harness.kernels, harness.device):
+    for package in (harness.kernels, harness.device, harness.inference):
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             for constant, value in vars(importlib.import_module(info.name)).items():
                 for name, source in _members(f"{info.name}.{constant}", value):
@@ -142,6 +143,7 @@ def compiled_range_kernels(capability: str) -> dict[str, sass.Code | str]:
 def test_sources_are_found_where_they_stand() -> None:
     found = sources()
     assert {name for name, source in found.items() if source.name == "dots"} == {"harness.kernels.int_mad.DP4A"}
+    assert "harness.inference.fused_kernels.SOURCES[int4][head]" in found
     assert dict(_members("x", {"a": (broken.DEAD,)})) == {"x[a][0]": broken.DEAD}
 
 

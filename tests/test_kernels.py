@@ -138,7 +138,7 @@ def counts(work: Work) -> tuple[int, int, int]:
 def test_axes_begin_with_the_smallest_and_quick_names_only_what_they_hold(bench: registry.Benchmark) -> None:
     for name, axis in bench.axes.items():
         if isinstance(axis, registry.Sized):
-            for kind in ("cpu", "cuda"):
+            for kind in ("cpu", "cuda") if not isinstance(axis.check, str) else ():
                 assert axis.check < axis.value(replace(ANY_DEVICE, kind=kind), small=False)  # type: ignore[operator]
         elif not isinstance(axis[0], str):
             assert list(axis) == sorted(axis)

@@ -2,16 +2,23 @@
 
 The maker's sheet is no ceiling: honest cards clock past the quoted boost and pass it by up to a sixth. The measured clock is one. A
 capability that the tables below do not know has no ceiling: a new card is not refused for being new.
+
+A case that brings a roof needs no tables: its ceiling is what the same device reached in memory and in arithmetic right before and after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.model import Cache, Ceiling, Device, Metric, Params, TelemetrySample, Work
-from harness.units import quantity
+from harness.units import amount, quantity
 
-__all__ = ["LIMIT_FRACTION", "ceiling"]
+if TYPE_CHECKING:
+    from harness.device.backend import Backend
+    from harness.registry import Roof
+
+__all__ = ["LIMIT_FRACTION", "Reach", "ceiling", "measured_ceiling", "reach"]
 
 LIMIT_FRACTION = 1.02  # what the clock's own reading may be off
 
@@ -26,6 +33,8 @@ _FMA_PER_CYCLE: Mapping[str, Mapping[str, int]] = {
     "int8": {"7.5": 1024, "8.0": 2048, "8.6": 1024, "8.9": 1024, "9.0": 4096, "10.0": 8192, "12.0": 1024},
     "float8_e4m3": {"8.9": 1024, "9.0": 4096, "10.0": 8192, "10.3": 8192, "12.0": 1024},
 }  # fmt: skip
+_REACH_TRIES = 5  # of which the best counts: a neighbour must not lower a roof
+_SHORTEST_S = 1e-9
 _TRANSFERS_PER_CYCLE = 2  # NVML tells half of a memory's data rate, for GDDR and HBM alike
 
 
@@ -53,6 +62,38 @@ def ceiling(  # noqa: PLR0913 - a rate, and all that it follows from
         return None
     rate, basis = found
     return Ceiling(rate_per_s=rate, reached_fraction=quantity(work, metric, time_s).value / rate, basis=basis)
+
+
+class Reach(NamedTuple):
+    """What a device was seen to do at most, for a roof."""
+
+    bytes_per_s: float
+    flops_per_s: float
+
+
+def reach(roof: Roof, backend: Backend) -> Reach:
+    """Measure what a roof asks for, now. Takes six runs of each; the first is for whatever comes with a first run."""
+
+    def best_s(run: Callable[[], object]) -> float:
+        times = []
+        for _ in range(1 + _REACH_TRIES):
+            with backend.stopwatch() as watch:
+                run()
+            times.append(watch.device_s)
+        return max(min(times[1:]), _SHORTEST_S)
+
+    return Reach(roof.read_bytes / best_s(roof.read), roof.multiply_flops / best_s(roof.multiply))
+
+
+def measured_ceiling(roof: Roof, reached: Sequence[Reach], work: Work, metric: Metric, time_s: float) -> Ceiling:
+    """Return the ceiling of a measurement by the best that was reached beside it, and what part of it the measurement was."""
+    memory, arithmetic = max(r.bytes_per_s for r in reached), max(r.flops_per_s for r in reached)
+    least_s = roof.least_s(memory, arithmetic)
+    return Ceiling(
+        rate_per_s=amount(work, metric)[0] / least_s,
+        reached_fraction=least_s / time_s,
+        basis=f"{memory / 1e9:.4g} GB/s read and {arithmetic / 1e12:.4g} TFLOP/s multiplied beside it",
+    )
 
 
 def _compute(

@@ -24,12 +24,13 @@ from harness.device.backend import Backend
 from harness.device.cuda import is_out_of_memory
 from harness.device.sampler import Sampler, Sensors
 from harness.errors import FailureError, HarnessError
-from harness.measure.ceiling import ceiling
+from harness.measure.ceiling import Reach, ceiling, measured_ceiling, reach
 from harness.measure.energy import spent
 from harness.measure.rounds import Effort, enough
 from harness.measure.timing import Clockwork
 from harness.measure.validity import RETRIES_MOST, judge, objections, throttle_shares
 from harness.model import (
+    Ceiling,
     Device,
     Energy,
     Failed,
@@ -38,6 +39,7 @@ from harness.model import (
     Interval,
     Job,
     Measurement,
+    Metric,
     Outcome,
     Skipped,
     Soak,
@@ -110,6 +112,7 @@ class _Seat:
     idle_w: float | None = None
     clockwork: Clockwork | None = None
     soak: Soak | None = None
+    reached: list[Reach] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
 
     def fail(self, kind: FailureKind, reason: str) -> Outcome:
@@ -230,6 +233,13 @@ def _attempt(seat: _Seat, what: Any) -> Outcome | None:
 def _begin(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort, *, alone: bool) -> None:
     seat.clockwork = Clockwork(seat.case, backend, sampler, alone=alone)
     seat.clockwork.warm_up(effort)
+    _reach(seat, backend)
+
+
+def _reach(seat: _Seat, backend: Backend) -> None:
+    """Measure a case's roof, where it has one: once before its rounds and once after them."""
+    if seat.case.roof is not None:
+        seat.reached.append(reach(seat.case.roof, backend))
 
 
 def _clockwork(seat: _Seat) -> Clockwork:
@@ -279,9 +289,7 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
     telemetry = clockwork.telemetry(counted)
     activity = clockwork.activity(centre)
     lost = sampler.lost
-    reached = ceiling(
-        device, seat.job.params, case.work, metric, centre, cache=case.cache, clock_mhz=clock_mhz, telemetry=telemetry
-    )
+    highest = _ceiling(seat, backend, metric, centre, clock_mhz, telemetry)
     state, reason = judge(
         times,
         telemetry,
@@ -296,7 +304,7 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
                 cache=case.cache,
                 footprint_bytes=case.footprint_bytes,
                 metric=metric,
-                ceiling=reached,
+                ceiling=highest,
                 telemetry=telemetry,
                 dtype=str(seat.job.params.get("dtype", "")),
                 activity=activity,
@@ -332,8 +340,32 @@ def _record(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> 
         clock_mhz=clock_mhz,
         soak=seat.soak,
         energy=_energy(seat, device, sampler, effort),
-        ceiling=reached,
+        ceiling=highest,
         activity=activity,
+    )
+
+
+def _ceiling(  # noqa: PLR0913 - as `ceiling`
+    seat: _Seat,
+    backend: Backend,
+    metric: Metric,
+    time_s: float,
+    clock_mhz: float | None,
+    telemetry: Sequence[TelemetrySample],
+) -> Ceiling | None:
+    case = seat.case
+    if case.roof is not None:
+        _reach(seat, backend)
+        return measured_ceiling(case.roof, seat.reached, case.work, metric, time_s)
+    return ceiling(
+        backend.device,
+        seat.job.params,
+        case.work,
+        metric,
+        time_s,
+        cache=case.cache,
+        clock_mhz=clock_mhz,
+        telemetry=telemetry,
     )
 
 
