@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _THREADS = 256
 _VECTOR = 4  # elements that a thread of the GPU loads at once
 _BLOCKS = 2048  # at most, and on every GPU alike: another number would round in another order
-_PART = 1 << 16  # elements judged at a time: what they take stays in a cache, and is not fetched from the system each time
+_PART = 1 << 16  # elements judged at a time: what they take stays in a cache
 
 _TEXT = r"""
 struct alignas(16) Vector { Number a, b, c, d; };

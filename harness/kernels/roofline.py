@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FOUR = np.uint64(4)
 _PIECE = np.uint64(2048)  # elements that a CPU keeps in its first cache
-_PART = 1 << 16  # elements judged at a time: what they take stays in a cache, and is not fetched from the system each time
+_PART = 1 << 16  # elements judged at a time: what they take stays in a cache
 
 
 def in_registers(lane, first, count, step, mads, m, b, x, out):  # type: ignore[no-untyped-def]

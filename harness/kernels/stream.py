@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
     from harness.model import Device
 
-_PART = 1 << 16  # elements judged at a time: what they take stays in a cache, and is not fetched from the system each time
+_PART = 1 << 16  # elements judged at a time: what they take stays in a cache
 # Arrays walked, elements moved and operations for each index; the counts of STREAM, since GPUs read nothing to write a full line.
 _COUNTS = {
     "triad": (3, 3, 2),
