@@ -13,7 +13,7 @@ from harness import registry
 from harness.device.backend import Backend
 from harness.device.cpu import CpuDevice
 from harness.device.sampler import SilentSensors
-from harness.errors import FailureError
+from harness.errors import FailureError, MisuseError
 from harness.inference import ledger, presets, synth
 from harness.inference.cases import decoding_case
 from harness.inference.fused import FusedModel
@@ -148,6 +148,18 @@ def test_the_fused_kernels_decode_the_same_forced_tokens(cpu: Backend, monkeypat
     truth = Truth(of, length=12, kept=4)
     for _ in range(2):
         assert truth.confirms(*decoding.run())
+
+
+def test_weights_that_no_kernel_covers_are_a_reason_to_skip(cpu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: FusedModel, *args: Any, **options: Any) -> None:
+        message = "matrices of float16, int8 cannot be fused"
+        raise MisuseError(message)
+
+    monkeypatch.setattr("harness.inference.subject.fast_model", lambda of, model: FusedModel(model, of.backend))
+    monkeypatch.setattr(FusedModel, "decode", refused)
+    of = subject(cpu, SEED, "tiny-llama:fp32", batch=1, capacity=4)
+    with pytest.raises(registry.Skip, match="does not cover it: matrices of float16, int8 cannot be fused"):
+        Decoding(of, depth=0, steps=4, path="fused")
 
 
 @pytest.mark.parametrize(

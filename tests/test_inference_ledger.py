@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.device.backend import Backend
-from harness.device.cpu import CpuDevice
 from harness.errors import MisuseError
 from harness.inference import ledger
 from harness.inference.model import Cache, Model
@@ -323,8 +322,9 @@ def test_the_best_of_what_was_reached_is_the_roof() -> None:
     assert asked == [(2, 20)]
 
 
-def test_a_roof_is_measured_with_what_it_brings() -> None:
-    cpu = CpuDevice(Device(uuid="CPU", name="CPU", kind="cpu", selector="cpu", l3_bytes=1 << 25, sensors={}))
+def test_a_roof_is_measured_with_what_it_brings(cpu: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.inference.roof._read_bytes", lambda _: 1 << 25)
+    monkeypatch.setattr("harness.inference.roof._SIDE", {"cpu": 128})
     cost = ledger.decode(SPECS["qwen3-0.6b"], batch=1, context=8, weights=FP32)
     found = roof(cpu, cost, "float32")
     assert found is not None

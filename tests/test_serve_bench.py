@@ -399,7 +399,7 @@ def test_several_models_must_be_told_apart(call: Call, url: str) -> None:
 @pytest.mark.parametrize(
     ("args", "named", "right"),
     [
-        ((), "Missing argument 'URL'", "See `harness serve-bench --help`."),
+        ((), "Missing argument 'URL'", "serve-bench --help`."),
         (("localhost:8000",), "'localhost:8000' is not the address", "such as http://127.0.0.1:8000"),
         (("http://me:pw@h",), "the address of 'h'", "a key goes into a file (--api-key)"),
         (("http://h", "--users", "0"), "'0' is not positive numbers", "such as 1,4,16"),

@@ -233,13 +233,14 @@ class _Pulse:
         self._lags_s: list[float] = []
 
     async def __aenter__(self) -> Self:
-        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+        self._now = asyncio.get_running_loop().time  # the clock that the load is timed by
+        self._wall_s, self._cpu_s = self._now(), time.process_time()
         self._task = asyncio.create_task(self._beat())
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self._task.cancel()
-        self._wall_s, self._cpu_s = time.perf_counter() - self._wall_s, time.process_time() - self._cpu_s
+        self._wall_s, self._cpu_s = self._now() - self._wall_s, time.process_time() - self._cpu_s
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 

@@ -40,7 +40,8 @@ class Model:
 
     Args:
         spec: the shape.
-        weights: tensors by canonical name, arrays of NumPy or of `xp`, or `Quantised` ones of `xp`. Each is read once.
+        weights: tensors by canonical name, arrays of NumPy or of `xp`, or `Quantised` ones of `xp`. Each is read once, and most are copied
+            together with others: who keeps them all holds those twice, a mapping that makes them on demand does not.
         xp: the array module.
         dtype: of the matrices, keys and values. Norms, softmax, routers, states and the residual are float32 (float64 where this is).
         layers: which layers to load, for one who checks a single layer; all of them by default. Others' tensors may be missing.

@@ -39,9 +39,8 @@ class Ops:
     def __init__(self, xp: Any, dtype: Any, linear: Linear | None = None) -> None:
         self.xp = xp
         self.dtype = np.dtype(dtype)
-        self.wide = np.dtype(
-            np.float64 if self.dtype == np.float64 else np.float32
-        )  # of norms, softmax, routers and residuals
+        # Of norms, softmax, routers and residuals.
+        self.wide = np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
         self.on_host = xp is np
         self._linear = linear or matmul
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from harness.errors import FailureError
+from harness.errors import FailureError, MisuseError
 from harness.inference import presets, synth
 from harness.inference.fused import FusedModel, refusal
 from harness.inference.model import Model
@@ -167,7 +167,7 @@ class Decoding:
             self._forward(self._model, first, min(first + piece, depth), logits="none")
         self._cache.mark()
         if isinstance(self._fast, FusedModel):
-            self.run()  # captures the graph
+            _planned(self)
             how = self._fast.capture_failure or "replayed as a graph"
             self.said = f"{self._fast.launches_per_token} launches a token, {how}"
 
@@ -201,6 +201,15 @@ class Decoding:
 
         self.run(watch)
         return [list(step) for step in zip(*(seen[layer] for layer in sorted(seen)), strict=True)]
+
+
+def _planned(decoding: Decoding) -> None:
+    """Run once: kernels are chosen by the weights that are there, and the step is captured as a graph."""
+    try:
+        decoding.run()
+    except MisuseError as err:
+        msg = f"the fast path does not cover it: {err}"
+        raise Skip(msg) from err
 
 
 def fast_model(of: Subject, model: Model) -> FusedModel | FastModel:
