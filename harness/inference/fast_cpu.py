@@ -196,7 +196,11 @@ def _layer(layer: Layer, matrices: list[Array]) -> _Layer:
     assert not isinstance(layer.mixer, DeltaMixer)  # noqa: S101 - `refusal` has seen to it
     mixer, none = layer.mixer, np.zeros(0, dtype=np.float32)
     inward, outward, gate_up, down = matrices
-    norms = np.zeros((0, 0), dtype=np.float32) if mixer.head_norm is None else mixer.head_norm.reshape(len(mixer.head_norm), -1)
+    norms = (
+        np.zeros((0, 0), dtype=np.float32)
+        if mixer.head_norm is None
+        else mixer.head_norm.reshape(len(mixer.head_norm), -1)
+    )
     biases = [none if bias is None else bias for bias in (mixer.inward_bias, mixer.outward_bias)]
     weights = layer.mixer_norm, inward, outward, layer.block_norm, gate_up, down
     return _Layer(weights, (biases[0], norms, biases[1]), mixer.window or 0)
