@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Two workers share two cores: OpenBLAS with threads of its own in each waits for itself most of the time. Read when NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from harness.device.cpu import CpuDevice
 from harness.device.cuda import CudaDevice, cuda_devices, cuda_status
