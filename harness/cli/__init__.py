@@ -18,6 +18,7 @@ from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.run import run
+from harness.cli.serve_bench import serve_bench
 from harness.errors import HarnessError, MisuseError
 
 __all__ = ["cli", "main"]
@@ -43,7 +44,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(MisuseError.exit_code)
 
 
-for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema, node, fleet):
+for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema, node, fleet, serve_bench):
     cli.add_command(command)
 
 
