@@ -98,7 +98,7 @@ def test_declared_work_is_counted_work_at_a_larger_size(
 def odd() -> list[Any]:
     """The first cell of each benchmark with a `Sized` axis, at one more than its check size."""
     return [
-        pytest.param(bench, {**registry.points(bench, ANY_DEVICE, small=True)[0], name: axis.check + 1}, id=bench.name)  # type: ignore[operator]
+        pytest.param(bench, {**registry.points(bench, ANY_DEVICE, small=True)[0], name: axis.check + 1}, id=bench.name)
         for bench in registry.find()
         for name, axis in bench.axes.items()
         if isinstance(axis, registry.Sized) and not isinstance(axis.check, str)
