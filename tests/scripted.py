@@ -52,6 +52,8 @@ class Script:
     freeze_every_s: float | None = None
     freeze_s: float = 0.0
     in_process_error: bool = False  # reports an error inside the stream
+    unfinished_after: int | None = None  # chunks, then an orderly end that is none of the reply
+    linger_s: float = 0.0  # between the end of the reply and that of its body
     strict: bool = False  # refuses what it does not know, as the public APIs do
 
 
@@ -71,6 +73,8 @@ SCRIPTS = {
     "caching": Script(caches=True),
     "parrot": Script(same_reply=True),
     "freezing": Script(first_s=0.01, gap_s=0.0, freeze_every_s=1.5, freeze_s=0.3),
+    "unfinished": Script(unfinished_after=3, first_s=0.01),
+    "lingering": Script(first_s=0.004, gap_s=0.002, linger_s=0.03),
     "strict": Script(first_s=0.004, gap_s=0.002, strict=True),
     "fast": Script(first_s=0.004, gap_s=0.002),
     "prefix": Script(caches_prefix=True, jitter=0.25),
@@ -249,6 +253,8 @@ class _Served:
         sent_s: list[float] = []
         due_s = arrived_s
         for step in player.steps(prompt, asked):
+            if len(sent_s) == player.script.unfinished_after:
+                return sent_s
             if player.script.cut_after is not None and len(sent_s) >= player.script.cut_after:
                 assert request.transport
                 request.transport.abort()
@@ -267,6 +273,7 @@ class _Served:
             counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
             tail += _data({"choices": [], "usage": counts})
         await response.write(tail + b"data: [DONE]\n\n")
+        await asyncio.sleep(player.script.linger_s)
         return sent_s
 
 

@@ -99,6 +99,9 @@ def test_a_cheat_of_both_cache_and_burst_is_flagged_for_both() -> None:
         Script(first_s=0.002, gap_s=0.02, jitter=0.5),  # a short prompt: the first token costs no more than another
         Script(first_s=2.0, gap_s=0.002, jitter=0.3),  # a long one
         Script(stall_after=10, stall_s=0.5),
+        Script(
+            first_s=0.5, gap_s=0.01, stall_after=1, stall_s=0.2
+        ),  # its second token is late, but its first was no sooner
         Script(freeze_every_s=3.0, freeze_s=0.5),
         Script(usage_factor=None, jitter=0.3),
         Script(fail_every=9, jitter=0.3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
@@ -94,6 +95,29 @@ def test_rows_are_shared_not_waited_for(model: Model) -> None:
     _, one_by_one = driven(model, offline(12), rows=1)
     assert one_by_one == 72
     assert together <= 72 / 2
+
+
+def test_who_left_before_its_turn_takes_none(model: Model) -> None:
+    async def main() -> int:
+        async with Engine(model, rows=1, capacity=64) as engine:
+
+            async def read(tokens: int, patience_s: float) -> None:
+                with contextlib.suppress(TimeoutError):
+                    async with (
+                        asyncio.timeout(patience_s),
+                        aclosing(engine.stream(Request(index=0, prompt=(1, 2), output_tokens=tokens))) as events,
+                    ):
+                        async for _ in events:
+                            pass
+
+            first = asyncio.create_task(read(50, 60))
+            await asyncio.sleep(0)
+            await read(50, 0.001)  # queued behind the first, and gone before it is done
+            await first
+            await read(1, 60)
+        return engine.steps_count
+
+    assert asyncio.run(main()) == 51
 
 
 def test_a_reader_who_leaves_frees_its_row(model: Model) -> None:

@@ -207,6 +207,8 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a truncated count": (b"GGUF\3\0\0\0\1", r"\$.tensor_count: 8 bytes are claimed"),
     "a huge number of tensors": (head(BIG, 0, bytes(100)), rf"\$.tensor_count: {BIG} are claimed; there is room for 4 at"),
     "a million tensors": (head(1_000_000, 0, bytes(1000)), "1000000 are claimed; there is room for 42 at most"),
+    "more tensors than fit": (head(1000, 0, bytes(100)), "1000 are claimed; there is room for 4 at most"),
+    "a longer array than fits": (value(ARRAY, struct.pack("<IQ", 4, 9) + bytes(20)), "9 are claimed; there is room for 5 at"),
     "a huge number of keys": (head(0, BIG, bytes(100)), rf"\$.metadata_kv_count: {BIG} are claimed; there is room for 7"),
     "a key beyond the end": (head(0, 1, struct.pack("<Q", 50) + bytes(5)), "50 bytes are claimed at byte 32; 5 are left"),
     "a huge key": (head(0, 1, struct.pack("<Q", BIG) + bytes(9)), f"a string of {BIG} bytes; here it has at most 65535"),
@@ -299,6 +301,21 @@ def test_megabytes_of_metadata_cost_no_memory_unless_they_are_asked_for(
     monkeypatch.setattr(container, "MAX_HEADER_BYTES", 2 * MIB)
     with pytest.raises(ForgeryError, match="there is room for"):
         open_container(hostile.write(path, value(ARRAY, struct.pack("<IQ", 0, 4 * MIB) + bytes(4 * MIB))))
+
+
+def test_a_header_has_an_end_however_long_the_file_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = text("k%d") + struct.pack("<IIQ", ARRAY, 0, 500) + bytes(500)
+    data = head(0, 3, b"".join(some.replace(b"%d", b"%d" % i + b"_") for i in range(3)))
+    hostile.write(path, data)
+    assert len(open_container(path).metadata) == 3
+    monkeypatch.setattr(container, "MAX_HEADER_BYTES", 1200)
+    with pytest.raises(ForgeryError, match=r"500 are claimed; there is room for \d+ at most"):
+        open_container(path)
+    monkeypatch.setattr(container, "MAX_HEADER_BYTES", 520)
+    with pytest.raises(
+        ForgeryError, match=r"bytes are claimed at byte \d+; \d+ are left of the 520 bytes that a header may"
+    ):
+        open_container(hostile.write(path, head(0, 1, text("k") + struct.pack("<I", STRING) + text("x" * 600))))
 
 
 def test_a_tensor_is_expanded_with_little_beside_it(path: Path) -> None:

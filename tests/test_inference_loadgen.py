@@ -32,6 +32,7 @@ from harness.inference.loadgen import (
     arrivals,
     closed,
     drive,
+    exchange,
     objection,
     offline,
     poisson,
@@ -146,6 +147,18 @@ def test_a_reply_that_never_ends_is_given_up_and_its_clock_began_when_it_should_
     assert second.ended_s == pytest.approx(0.5)
     assert third.sent_s is None
     assert metrics.queue_delay(third) == math.inf
+
+
+def test_the_time_that_a_reply_has_does_not_begin_when_a_late_client_gets_round_to_sending() -> None:
+    async def late() -> Exchange:
+        await asyncio.sleep(1.0)
+        server, request = Simulated(SCRIPTS["exact"]), ask()(0)
+        seen, _ = await exchange(server, request, started_s=0.0, intended_s=0.7, timeout_s=0.5)
+        return seen
+
+    seen = run_virtually(late())
+    assert seen.failure == "no end within 0.5 s of its intended start"
+    assert (seen.sent_s, seen.ended_s) == (1.0, 1.2)
 
 
 def test_an_empty_reply_is_a_failure() -> None:
@@ -448,6 +461,7 @@ def test_bundles_and_stalls_over_http(real: Real) -> None:
     [
         ("failing", 'HTTP 500 Internal Server Error: {"error": {"message": "out of memory"}}'),
         ("truncated", "the stream broke off: "),
+        ("unfinished", "the stream ended before the reply did: no reason of its end, no [DONE]"),
         ("erring", 'the server reports an error: {"message":"CUDA error","code":500}'),
     ],
 )
@@ -487,14 +501,24 @@ def test_plain_completions_and_what_models_there_are(real: Real) -> None:
 def test_connections_are_used_again(real: Real) -> None:
     """A connection set up anew for each request would be measured with it."""
 
-    async def ports() -> int:
-        async with Endpoint(real.url, model="fast") as endpoint:
-            await drive(endpoint, closed(1, 5), ask())
+    async def made() -> int:
+        async with Endpoint(real.url, model="lingering") as endpoint:
             assert endpoint._session
-            assert endpoint._session.connector
-            return len(endpoint._session.connector._conns[next(iter(endpoint._session.connector._conns))])
+            connector = endpoint._session.connector
+            assert connector
+            connects, connect = 0, connector._create_connection
 
-    assert asyncio.run(ports()) == 1
+            async def counted(*args: Any) -> Any:
+                nonlocal connects
+                connects += 1
+                return await connect(*args)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(connector, "_create_connection", counted)
+                await drive(endpoint, closed(1, 5), ask())
+            return connects
+
+    assert asyncio.run(made()) == 1
 
 
 def test_freezing_shows_over_http_from_the_intended_time_even_behind_a_cap(real: Real) -> None:

@@ -264,6 +264,12 @@ def test_rows_cannot_be_exchanged(honest: Honest) -> None:
         check(told, swapped)
 
 
+def test_equal_states_have_leaves_of_their_own_in_every_place() -> None:
+    states = np.ones((2, 64, 4), dtype=np.float32)
+    leaves = [leaf for challenge in (b"a", b"b") for at in (0, 1) for leaf in receipt._leaves(challenge, at, states)]
+    assert len(set(leaves)) == len(leaves) == 16
+
+
 @pytest.mark.parametrize("spoil", [lambda p: p[:-1], lambda p: (*p, p[-1]), lambda p: (*p[:-1], "zz"), lambda p: ()])
 def test_paths_that_do_not_lead_to_the_root_are_refused(honest: Honest, spoil: Callable[[Any], Any]) -> None:
     told, recorder, check = honest

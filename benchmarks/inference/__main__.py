@@ -9,9 +9,10 @@ are synthetic, of SmolLM2-135M's shape unless --model says otherwise, and the sa
 ours, so that all have done the same work: llama.cpp keeps keys and values in float16 by default, hence the bound.
 
 Samples alternate (ours, peers, peers backwards, ours, ...). A round gives one ratio of medians, the peer's time to ours, so above 1 ours is
-faster; the interval is Student's t over the rounds' ratios. A sample during which its process had to wait for a CPU is taken again, by the
-same rule for all. What other processes do to the memory's bandwidth is left in, and widens the interval. Exit status 1 if prefill is slower
-than 0.95 of llama.cpp's, or decoding one row than 0.9, as far as the whole interval says so.
+faster; the interval is Student's t over the rounds' ratios. Times are those during which the process had its CPU: on one thread that is the time
+on the clock less the wait for other processes, which the column "waited" tells as a share of it. What those do to caches and to the
+memory's bandwidth meets all sides alike; it is left in, and widens the interval. Exit status 1 if prefill is slower than 0.95 of llama.cpp's,
+or decoding one row than 0.9, as far as the whole interval says so.
 """
 
 from __future__ import annotations
@@ -42,8 +43,6 @@ __all__ = ["main"]
 
 _SEED = 20261125
 _SAMPLES = 4  # of each engine in a round; even, so that each goes first equally often
-_ATTEMPTS = 6  # at one sample
-_WAITED_FRACTION = 0.01
 _AGREEMENT = 1e-2  # of the logits' standard deviation
 _LEAST = {"prefill": 0.95, "decode": 0.9}  # of llama.cpp's rate, by the first word of a task's name
 
@@ -85,8 +84,7 @@ class Row:
     ratio_high: float
     logits_off: float  # in standard deviations
     rounds: int
-    repeated: int
-    disturbed: int
+    waited: float  # for a CPU, as a share of the time that ours and the peer had one
 
 
 class Side:
@@ -95,7 +93,7 @@ class Side:
     def __init__(self, name: str, command: Sequence[str | Path], cpu: int) -> None:
         alone = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMBA")}
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-        self.name, self.repeated, self.disturbed = name, 0, 0
+        self.name = name
         process = subprocess.Popen(
             ["taskset", "-c", str(cpu), *map(str, command)],
             stdin=subprocess.PIPE,
@@ -122,34 +120,26 @@ class Side:
         return answer
 
     def ask(self, task: Task) -> dict[str, Any]:
-        """Return one answer, whatever disturbed it."""
+        """Have a task done, and return the engine's answer."""
         self._to.write(task.request())
         self._to.flush()
         return self._answer()
-
-    def sample(self, task: Task) -> float:
-        """Return the seconds of one sample, taken again while others had its CPU."""
-        for _ in range(_ATTEMPTS):
-            answer = self.ask(task)
-            if answer["waited_s"] <= _WAITED_FRACTION * answer["time_s"]:
-                return float(answer["time_s"])
-            self.repeated += 1
-        self.disturbed += 1
-        return float(answer["time_s"])
 
 
 def compare(task: Task, ours: Side, peers: Sequence[Side], rounds: int) -> Iterator[Row]:
     """Time a task on all sides in turn."""
     sides = [ours, *peers]
     logits = {side.name: np.array([side.ask(task) for _ in range(2)][-1]["logits"]) for side in sides}
-    before = {side.name: (side.repeated, side.disturbed) for side in sides}
     times: dict[str, list[float]] = {side.name: [] for side in sides}
+    waited_s = dict.fromkeys(times, 0.0)
     ratios: dict[str, list[float]] = {side.name: [] for side in peers}
     for _ in range(rounds):
         found: dict[str, list[float]] = {side.name: [] for side in sides}
         for i in range(_SAMPLES):
             for side in sides if i % 2 == 0 else reversed(sides):
-                found[side.name].append(side.sample(task))
+                answer = side.ask(task)
+                found[side.name].append(answer["time_s"])
+                waited_s[side.name] += answer["waited_s"]
         for side in sides:
             times[side.name] += found[side.name]
         for side in peers:
@@ -170,8 +160,7 @@ def compare(task: Task, ours: Side, peers: Sequence[Side], rounds: int) -> Itera
             ratio_high=high,
             logits_off=float(off),
             rounds=rounds,
-            repeated=sum(s.repeated - before[s.name][0] for s in (ours, side)),
-            disturbed=sum(s.disturbed - before[s.name][1] for s in (ours, side)),
+            waited=sum(waited_s[s.name] for s in (ours, side)) / sum(sum(times[s.name]) for s in (ours, side)),
         )
 
 
@@ -203,8 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         tasks = [task for task in TASKS if args.only in task.name]
         rows = []
         for task in tasks:
-            print(f"{task.name} ...", file=sys.stderr)
-            rows += compare(task, sides[0], sides[1:], args.rounds)
+            for row in compare(task, sides[0], sides[1:], args.rounds):
+                print(f"{row.task}: {row.ratio:.3f} of {row.peer}", file=sys.stderr)
+                rows.append(row)
         header = {
             "CPU": f"{backend.device.name}, one thread, load {os.getloadavg()[0]:.2f} at the end",
             "model": f"{spec.name}, float32, {synth.SCHEME} weights of seed {_SEED}",
@@ -243,7 +233,7 @@ _TITLES = (
     "95 % interval",
     "logits off",
     "rounds",
-    "repeated / disturbed",
+    "waited",
 )
 _TEXT = {0, 1}
 
@@ -252,7 +242,7 @@ def _table(rows: Sequence[Row], *, markdown: bool) -> str:
     lines = [list(_TITLES)] + [
         [
             r.task, r.peer, f"{r.ours:.1f}", f"{r.peers:.1f}", f"{r.ratio:.3f}", f"{r.ratio_low:.3f} to {r.ratio_high:.3f}",
-            f"{r.logits_off:.1e}", str(r.rounds), f"{r.repeated} / {r.disturbed}",
+            f"{r.logits_off:.1e}", str(r.rounds), f"{r.waited:.0%}",
         ]
         for r in rows
     ]  # fmt: skip

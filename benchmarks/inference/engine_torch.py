@@ -28,7 +28,7 @@ class Torch:
         if depth == 0:
             self.reset(0)
         elif self._cache.get_seq_length() > depth:
-            self._cache.crop(depth)
+            self._cache.crop(depth - self._cache.get_seq_length())  # a negative number: so many are taken away
 
     @torch.inference_mode()
     def take(self, tokens: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

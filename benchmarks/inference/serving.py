@@ -36,8 +36,8 @@ def serve(engine: Engine, vocab: int, version: str) -> None:
     """Answer until the input ends.
 
     A request is {"rows": R, "depth": D, "tokens": T, "steps": N}: the time for N passes of T tokens in each of R rows which
-    hold D. What the rows hold is prepared before, and the tokens are the same for all who ask. The answer has the seconds, how long the
-    process had to wait for a CPU meanwhile, and a few of the last logits.
+    hold D. What the rows hold is prepared before, and the tokens are the same for all who ask. The answer has the seconds that the process
+    had a CPU, those that it had to wait for one, and a few of the last logits.
     """
     print(json.dumps({"version": version}), flush=True)
     held = (0, -1)  # rows, depth
@@ -51,16 +51,16 @@ def serve(engine: Engine, vocab: int, version: str) -> None:
                 engine.take(tokens[:, :depth])
             held = (rows, depth)
         engine.rewind(depth)
-        waited_s, began = _waited_s(), time.perf_counter()
+        waited_s, began = _waited_s(), time.process_time()
         for at in range(depth, depth + size * steps, size):
             logits = engine.take(tokens[:, at : at + size])
-        time_s = time.perf_counter() - began
+        time_s = time.process_time() - began
         some = [float(x) for x in np.asarray(logits)[:, ::997].ravel()[:64]]
         print(json.dumps({"time_s": time_s, "waited_s": _waited_s() - waited_s, "logits": some}), flush=True)
 
 
 def _waited_s() -> float:
-    """Return how long the threads of this process were ready to run and had no CPU, all together; 0 where the kernel does not count."""
+    """Return how long the threads of this process were ready to run and had no CPU; 0 where the kernel does not count."""
     total_ns = 0
     for path in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError):  # the thread has ended

@@ -17,9 +17,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types  # noqa: TID253 - to import this module is to want Numba loaded
 from numba.extending import intrinsic  # noqa: TID253
 
-__all__ = ["COLUMNS_MOST", "head", "layer"]
+__all__ = ["head", "layer"]
 
-COLUMNS_MOST = 4  # of the input that share one reading of a row
 _SPINS = 2000  # before a thread that waits lets others run
 _SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in vectors, products fused
 
@@ -63,32 +62,53 @@ def _meet(counter, threads):
 
 @njit(nogil=True, cache=True)
 def _share(count, thread, threads):
-    """Return where a thread's part of `count` things begins and ends."""
-    return count * thread // threads, count * (thread + 1) // threads
+    """Return where a thread's part of `count` things begins and ends: at even numbers, so that rows are paired alike for any threads."""
+    pairs = (count + 1) // 2
+    return 2 * (pairs * thread // threads), min(count, 2 * (pairs * (thread + 1) // threads))
 
 
 @njit(nogil=True, cache=True, fastmath=_SUMS)
+def _product(matrix, x, out, row, first):
+    """Multiply one row with the columns from the first on: one after the other, each at the speed at which the row comes from memory."""
+    for b in range(first, len(x)):
+        total = np.float32(0)
+        for k in range(matrix.shape[1]):
+            total += matrix[row, k] * x[b, k]
+        out[b, row] = total
+
+
+@njit(nogil=True, cache=True, fastmath=_SUMS)
+def _tile(matrix, x, out, row, first):
+    """Multiply two rows with four columns: eight sums, as many as keep the multipliers busy."""
+    p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = np.float32(0)
+    for k in range(matrix.shape[1]):
+        p, q = matrix[row, k], matrix[row + 1, k]
+        p0 += p * x[first, k]
+        q0 += q * x[first, k]
+        p1 += p * x[first + 1, k]
+        q1 += q * x[first + 1, k]
+        p2 += p * x[first + 2, k]
+        q2 += q * x[first + 2, k]
+        p3 += p * x[first + 3, k]
+        q3 += q * x[first + 3, k]
+    out[first, row], out[first + 1, row], out[first + 2, row], out[first + 3, row] = p0, p1, p2, p3
+    out[first, row + 1], out[first + 1, row + 1], out[first + 2, row + 1], out[first + 3, row + 1] = q0, q1, q2, q3
+
+
+@njit(nogil=True, cache=True)
 def _products(matrix, x, out, low, high):
     """Multiply the rows from low to high with each column: matrix (rows, width), x (batch, width), out (batch, rows)."""
-    batch, width = x.shape
-    for r in range(low, high):
-        b = 0
-        while b + COLUMNS_MOST <= batch:
-            s0 = s1 = s2 = s3 = np.float32(0)
-            for k in range(width):
-                w = matrix[r, k]
-                s0 += w * x[b, k]
-                s1 += w * x[b + 1, k]
-                s2 += w * x[b + 2, k]
-                s3 += w * x[b + 3, k]
-            out[b, r], out[b + 1, r], out[b + 2, r], out[b + 3, r] = s0, s1, s2, s3
-            b += COLUMNS_MOST
-        while b < batch:
-            s0 = np.float32(0)
-            for k in range(width):
-                s0 += matrix[r, k] * x[b, k]
-            out[b, r] = s0
-            b += 1
+    tiled = len(x) // 4 * 4
+    row = low
+    while tiled and row + 2 <= high:
+        for first in range(0, tiled, 4):
+            _tile(matrix, x, out, row, first)
+        _product(matrix, x, out, row, tiled)
+        _product(matrix, x, out, row + 1, tiled)
+        row += 2
+    while row < high:
+        _product(matrix, x, out, row, 0)
+        row += 1
 
 
 @njit(nogil=True, cache=True, fastmath=_SUMS)

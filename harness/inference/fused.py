@@ -25,7 +25,7 @@ from harness.errors import FailureError, MisuseError
 from harness.inference.fused_plan import Buffers, Launch, launches_per_token, plan, refusal
 
 if TYPE_CHECKING:
-    from harness.device.backend import Array, Backend
+    from harness.device.backend import Array, Backend, Launcher
     from harness.inference.cache import Cache
     from harness.inference.model import Counts, Model, Watch
 
@@ -61,6 +61,7 @@ class FusedModel:
         self.launches_per_token = launches_per_token(model.spec)
         self.capture_failure: str | None = None
         self._backend, self._wanted = backend, path
+        self._launchers: dict[str, Launcher] = {}
         self._session: _Session | None = None
 
     @property
@@ -122,7 +123,7 @@ class FusedModel:
 
     def _begin(self, cache: Cache, token: Any, steps: int, forced: Any) -> _Session:
         if self._session is None or self._session.cache is not cache:
-            self._session = _Session(self.xp, cache, *plan(self.model, cache, self._backend))
+            self._session = _Session(self.xp, cache, *plan(self.model, cache, self._backend, self._launchers))
         length = int(cache.lengths[0])
         if length + steps > cache.capacity:
             msg = f"row 0 holds {length} of {cache.capacity} tokens; {steps} more do not fit"

@@ -198,8 +198,12 @@ def _check(rows: _Rows) -> None:
         raise MisuseError(msg)
 
 
-def plan(model: Model, cache: Cache, backend: Backend) -> tuple[Buffers, tuple[Launch, ...]]:
+def plan(
+    model: Model, cache: Cache, backend: Backend, launchers: dict[str, Launcher]
+) -> tuple[Buffers, tuple[Launch, ...]]:
     """Return what a step works in and what it launches, first to last.
+
+    Kernels are loaded once: `launchers`, empty at first, keeps them for the next cache.
 
     Raises:
         MisuseError: the model's weights are of a kind or shape that the kernels do not read, or the cache has several rows.
@@ -207,12 +211,12 @@ def plan(model: Model, cache: Cache, backend: Backend) -> tuple[Buffers, tuple[L
     if cache.batch != 1:
         msg = f"a cache of {cache.batch} rows cannot be fused: the kernels decode one"
         raise MisuseError(msg)
-    planner = _Planner(model, cache, backend)
+    planner = _Planner(model, cache, backend, launchers)
     return planner.buffers, tuple(planner.launches())
 
 
 class _Planner:
-    def __init__(self, model: Model, cache: Cache, backend: Backend) -> None:
+    def __init__(self, model: Model, cache: Cache, backend: Backend, launchers: dict[str, Launcher]) -> None:
         self.model, self.spec, self.cache, self.backend, self.xp = model, model.spec, cache, backend, backend.xp
         self.sms = backend.device.sm_count or 1
         wanted = -(-2 * self.sms // self.spec.kv_heads)
@@ -220,16 +224,17 @@ class _Planner:
         self.buffers = _buffers(self.spec, self.xp, cache.capacity, self.splits, 2 * _BLOCKS_PER_SM * self.sms)
         half = self.spec.rotary // 2  # the tables hold each angle twice, for both numbers of a pair
         self.angles = tuple(self.xp.ascontiguousarray(t) for t in (cache.cos[:, :half], cache.sin[:, half:]))
-        self._launchers: dict[int, Launcher] = {}
+        self._launchers = launchers
 
     # -- what all kernels need
 
     def _launch(self, source: CudaSource, blocks: int, threads: int, *args: Any, shared_bytes: int = 0) -> Launch:
-        if id(source) not in self._launchers:
-            self._launchers[id(source)] = self.backend.load(source)
+        key = " ".join((source.name, *source.options))
+        if key not in self._launchers:
+            self._launchers[key] = self.backend.load(source)
         return Launch(
             kernel=source.name,
-            launcher=self._launchers[id(source)],
+            launcher=self._launchers[key],
             blocks=blocks,
             threads=threads,
             args=tuple(_typed(a) for a in args),

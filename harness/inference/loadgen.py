@@ -258,7 +258,7 @@ class _Pulse:
             lag_p50_s=nearest_rank(lags, 50),
             lag_p99_s=nearest_rank(lags, 99),
             lag_max_s=max(lags),
-            cpu_fraction=self._cpu_s / self._wall_s if self._wall_s else 0.0,  # a clock that has not moved
+            cpu_fraction=self._cpu_s / self._wall_s if self._wall_s else 0.0,
         )
 
 
