@@ -1,7 +1,7 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`.
+`schema`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, and `node` is `harness node start`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.cluster.nodes import node
     from harness.cluster.session import Finished, devices, run
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from harness.registry import Case, Skip, Work, benchmark
     from harness.registry import find as list  # noqa: A004 - the command's name
     from harness.scoring.costs import Costs, load_costs
-    from harness.scoring.evidence import load, quote, score
+    from harness.scoring.evidence import fleet, load, quote, score
+    from harness.scoring.parquet import export
 
 _HOMES = {
+    "harness.cluster.nodes": ("node",),
     "harness.cluster.session": ("Finished", "devices", "run"),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
@@ -37,7 +40,8 @@ _HOMES = {
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
     "harness.scoring.costs": ("Costs", "load_costs"),
-    "harness.scoring.evidence": ("load", "quote", "score"),
+    "harness.scoring.evidence": ("fleet", "load", "quote", "score"),
+    "harness.scoring.parquet": ("export",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -61,10 +65,13 @@ __all__ = [
     "benchmark",
     "compare",
     "devices",
+    "export",
+    "fleet",
     "keygen",
     "list",
     "load",
     "load_costs",
+    "node",
     "quote",
     "run",
     "schema",

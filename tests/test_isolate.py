@@ -19,13 +19,15 @@ import pytest
 import harness
 from harness import codec
 from harness.cluster import isolate
+from harness.cluster.errand import Errand, Orders
 from harness.cluster.isolate import Nursery
 from harness.cluster.lease import Lease
+from harness.cluster.local import run_here
 from harness.cluster.nursery import _children
-from harness.cluster.task import Task, answered
+from harness.cluster.task import Inventory, Task, answered
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort
-from harness.model import Device, Failed, Job, Outcome, Report, Skipped
+from harness.model import Device, Environment, Failed, Job, Node, Outcome, Report, Skipped
 from harness.proof.verify import job_of
 
 PLUGIN = '''
@@ -112,6 +114,21 @@ def steps(backend, seed, *, step):
 '''
 
 DEVICE = Device(uuid="CPU-test", name="test", kind="cpu", selector="cpu", sensors={})
+INVENTORY = Inventory(
+    node=Node(name="n"),
+    environment=Environment(
+        harness_version="0",
+        python="3",
+        os="Linux",
+        packages={},
+        cpu_limit_count=None,
+        niceness=None,
+        load_average_1min=None,
+        memory_free_bytes=None,
+        governor=None,
+    ),
+    devices=(DEVICE,),
+)
 EFFORT = Effort(warmup_s=0.0, budget_s=0.01, samples=2, rounds_min=2, rounds_max=3)
 
 
@@ -370,8 +387,9 @@ def test_the_outcome_of_another_job_is_refused() -> None:
 
 
 def test_a_crash_in_company_is_its_own_jobs_failure_and_nobody_elses(lease: Lease, mark: str) -> None:
-    jobs = [job("good"), job("segfault"), job("skip"), job("raise")]
-    outcomes = lease.measure_together(jobs, DEVICE, EFFORT)
+    jobs = tuple(job(how) for how in ("good", "segfault", "skip", "raise"))
+    orders = Orders(effort=EFFORT, started=lambda _: None, out_of_time=lambda: None)
+    outcomes = [outcome for _, outcome in run_here([Errand(inventory=INVENTORY, jobs=jobs)], orders)]
     assert len(outcomes) == len(jobs)
     good, segfault, skip, broken = (next(o for o in outcomes if job_of(o) == one) for one in jobs)
     assert good.measurement

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,8 +14,10 @@ from test_ray import ENVIRONMENT, FakeRay, carry_out, skip
 
 import harness
 from harness import registry
-from harness.cluster import fanout
-from harness.cluster.fanout import Errand, Orders, run_here
+from harness.cluster.errand import Errand, Orders
+from harness.cluster.lease import Order
+from harness.cluster.local import run_here
+from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory, environment_for
 from harness.device.cuda import CudaDevice
 from harness.kernels.allreduce import Rank, by_nccl
@@ -72,22 +74,22 @@ class FakeLease:
     def __init__(self, kinds: object) -> None:
         self.given.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
         pass
 
-    def measure_together(
-        self, jobs: Sequence[Job], device: Device, effort: Effort, *, peers: Sequence[str] = (), **_: object
-    ) -> tuple[Outcome, ...]:
-        self.given.extend((job.benchmark, tuple(peers)) for job in jobs)
-        return tuple(Outcome(skipped=Skipped(job=job, reason="a test")) for job in jobs)
+    def carry_out(self, order: Order) -> Reply:
+        self.given.extend((job.benchmark, tuple(order.peers)) for job in order.jobs)
+        outcomes = tuple(Outcome(skipped=Skipped(job=job, reason="a test")) for job in order.jobs)
+        return Reply(attempt=order.attempt, started_at="", elapsed_s=0.0, outcomes=outcomes)
 
 
-def test_on_this_machine_only_those_jobs_get_peers_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanout, "Lease", FakeLease)
-    orders = Orders(effort=Effort(warmup_s=0.0, budget_s=0.0), started=lambda _: None, out_of_time=lambda: None)
+def test_on_this_machine_only_those_jobs_get_peers_that_take_them() -> None:
+    orders = Orders(
+        effort=Effort(warmup_s=0.0, budget_s=0.0),
+        started=lambda _: None,
+        out_of_time=lambda: None,
+        lease=FakeLease,  # type: ignore[arg-type]
+    )
     list(run_here([errand(job(GPUS[0], "fft"), job(GPUS[2]), job(CPU))], orders))
     assert FakeLease.given == [("fft", ()), ("p2p", ("GPU-a", "GPU-b")), ("p2p", ())]
 

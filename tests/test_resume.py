@@ -25,14 +25,14 @@ from harness.proof.signing import load_key
 from harness.proof.verify import job_of
 
 PLUGIN = '''
-"""Half a second each."""
+"""A while each."""
 import time
 from harness.registry import Case, Work, benchmark
 
 @benchmark(version=1, step=tuple(range(1, 13)))
 def steps(backend, seed, *, step):
     """Take some time, and do no harm."""
-    time.sleep(0.3)
+    time.sleep(0.1)
     x = backend.rng(seed).uniform(1 << 8, "float64")
     return Case(run=lambda: 2 * x, work=Work(flops=1 << 8), check=lambda y: bool(((y - x) == x).all()))
 '''
@@ -186,6 +186,7 @@ def test_a_torn_or_missing_report_is_not_resumed(killed: Killed, tmp_path: Path)
 @pytest.mark.slow
 def test_a_report_is_resumed_only_where_its_devices_are(tmp_path: Path) -> None:
     journal = Journal(tmp_path, head(3), None)
+    die(journal)
     with pytest.raises(MisuseError, match="this machine does not have"):
         harness.run(resume=journal.path)
 
@@ -194,6 +195,7 @@ def test_a_run_killed_before_it_could_take_its_name_takes_it_when_resumed(tmp_pa
     journal = Journal(tmp_path, head(2), None)
     for job in journal.pending():
         journal.append(skip(job))
+    die(journal)
     (finished,) = harness.run(resume=journal.path)
     assert finished.path.name.endswith(f"-{finished.report.seal.digest[:8]}.json")
     assert list(tmp_path.iterdir()) == [finished.path]
@@ -236,10 +238,15 @@ def skip(job: Job) -> Outcome:
     return Outcome(skipped=Skipped(job=job, reason="a test"))
 
 
+def die(journal: Journal) -> None:
+    """Let go of a journal's lock as the end of its process does, and of nothing else."""
+    journal._log._closer()
+
+
 def test_after_every_outcome_the_file_is_a_report_that_verifies(tmp_path: Path) -> None:
     journal = Journal(tmp_path, head(4), None)
     for done in range(5):
-        (path,) = tmp_path.iterdir()
+        (path,) = tmp_path.glob("*.json")
         (verdict,) = harness.verify(path)
         assert (verdict.accepted, verdict.complete) == (True, done == 4)
         assert len(read(path).outcomes) == done
@@ -251,21 +258,23 @@ def test_after_every_outcome_the_file_is_a_report_that_verifies(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("when", ["os.fsync", "pathlib.Path.replace"])
-def test_a_kill_in_the_middle_of_a_write_leaves_the_report_before_it(
+def test_a_kill_in_the_middle_of_a_write_leaves_the_report_before_it_and_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    journal = Journal(tmp_path, head(2), None)
+    journal = Journal(tmp_path, head(3), None)
     journal.append(skip(journal.pending()[0]))
     kept = journal.path.read_bytes()
 
-    def die(*_: object) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(when, die)
+        patch.setattr(when, stop)
         with pytest.raises(KeyboardInterrupt):
             journal.append(skip(journal.pending()[0]))
+    die(journal)
     assert journal.path.read_bytes() == kept
+    assert harness.verify(journal.path)[0].accepted
     resumed = reopen(journal.path, None)
     assert len(resumed.pending()) == 1
     resumed.append(skip(resumed.pending()[0]))
@@ -321,6 +330,7 @@ def test_a_full_disk_or_folder_is_told(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_forged_partial_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path, head(2), None)
     journal.append(skip(journal.pending()[0]))
+    die(journal)
     forged = replace(journal.report, seed="1")
     journal.path.write_bytes(codec.encode(forged))
     with pytest.raises(ForgeryError, match="the head of the report"):

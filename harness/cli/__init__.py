@@ -11,8 +11,10 @@ import sys
 import click
 
 from harness.cli.compare import compare
+from harness.cli.fleet import fleet
 from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
+from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.run import run
@@ -41,7 +43,7 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(MisuseError.exit_code)
 
 
-for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema):
+for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema, node, fleet):
     cli.add_command(command)
 
 

@@ -7,7 +7,7 @@ import json
 import click
 
 from harness import codec, registry
-from harness.cli.output import json_option, show, show_json
+from harness.cli.output import hushed, json_option, show, show_json
 from harness.render import text
 
 __all__ = ["devices", "list_benchmarks", "schema"]
@@ -20,7 +20,8 @@ def devices(*, ray: str | None, as_json: bool) -> None:
     """Show the devices that can be measured, and what their sensors tell."""
     from harness.cluster import session  # brings NumPy, which no other command here needs
 
-    found = session.devices(ray)
+    with hushed(ray):
+        found = session.devices(ray)
     if as_json:
         show_json(found)
         return

@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import sys
+import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -15,8 +17,9 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from harness import codec
+from harness.cluster.rayenv import quiet
 
-__all__ = ["json_option", "on_one_line", "show", "show_json", "stderr"]
+__all__ = ["hushed", "json_option", "on_one_line", "show", "show_json", "stderr"]
 
 # A stranger's report is text, not commands to the terminal: escape sequences in it are shown as what they are not.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
@@ -66,8 +69,23 @@ def show(*parts: RenderableType) -> None:
 
 
 def stderr() -> Console:
-    """Return the console for progress and warnings."""
-    return Console(file=sys.stderr, width=_width(sys.stderr.isatty()))
+    """Return the console for progress and warnings.
+
+    It has a copy of the descriptor: while Ray is in this process, the descriptor itself leads to where Ray's noise goes.
+    """
+    try:
+        fd = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError):  # no real file, as under a test
+        return Console(file=sys.stderr, width=_width(sys.stderr.isatty()))
+    file = os.fdopen(fd, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1)
+    console = Console(file=file, width=_width(file.isatty()))
+    weakref.finalize(console, file.close)
+    return console
+
+
+def hushed(ray: str | None) -> AbstractContextManager[object]:
+    """Keep Ray's own messages from the terminal for the length of a context, if Ray is to be used at all."""
+    return quiet() if ray else nullcontext()
 
 
 def show_json(value: Any) -> None:

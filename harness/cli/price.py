@@ -20,7 +20,10 @@ _profile = click.option("--profile", default="general", show_default=True, help=
 @_profile
 @json_option
 def score(*, reports: tuple[str, ...], profile: str, as_json: bool) -> None:
-    """Score the devices of reports against the reference node, in compute units an hour."""
+    """Score the devices of reports against the reference node, in compute units an hour.
+
+    Files that `harness fleet export` wrote are read, too, a report at a time.
+    """
     scores = evidence.score(*reports, profile=profile)
     if as_json:
         show_json(scores)
@@ -35,6 +38,8 @@ def score(*, reports: tuple[str, ...], profile: str, as_json: bool) -> None:
 @json_option
 def quote(*, reports: tuple[str, ...], costs: str | None, profile: str, as_json: bool) -> None:
     """Price the devices of reports, with the breakdown of each price.
+
+    Files that `harness fleet export` wrote are read, too, a report at a time.
 
     \b
     Keys of the costs file, all optional: electricity_usd_per_kwh, pue, capex_usd, life_years,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.cli.output import json_option, on_one_line, show, show_json, stderr
+from harness.cli.output import hushed, json_option, on_one_line, show, show_json, stderr
+from harness.cli.standby import stand_by
 from harness.errors import FailureError, WrongAnswerError
 from harness.model import Device, Job, Outcome
 from harness.render import text
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_SHOWN = 2  # of the jobs that run; on a fleet there are hundreds
+
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME...]")
@@ -31,10 +36,13 @@ __all__ = ["run"]
 @click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where reports go.")
 @click.option("--ray", metavar="ADDRESS", help="Fan out over a Ray cluster: HOST:PORT of its head, or local.")
 @click.option("--budget", "budget_s", type=float, metavar="SECONDS", help="Start nothing new after this long.")
-@click.option("--resume", metavar="FILE", help="Finish a report that was cut short.")
+@click.option(
+    "--resume", multiple=True, metavar="FILE", help="Finish a report that was cut short; may be given for each node."
+)
 @click.option("--key", metavar="FILE", help="Sign with this key (see keygen); or set HARNESS_KEY.")
 @click.option("--node", metavar="NAME", help="Label of this node in the report; its host name by default.")
 @click.option("--force", is_flag=True, help="Measure also what the preflight advises against.")
+@click.option("--together", is_flag=True, help="Start each batch on all GPUs of a node at the same moment.")
 @json_option
 @click.pass_context
 def run(
@@ -47,10 +55,11 @@ def run(
     out: str,
     ray: str | None,
     budget_s: float | None,
-    resume: str | None,
+    resume: tuple[str, ...],
     key: str | None,
     node: str | None,
     force: bool,
+    together: bool,
     as_json: bool,
 ) -> None:
     """Measure the devices of this machine, or of a Ray cluster, and price them.
@@ -58,26 +67,48 @@ def run(
     NAMEs are benchmarks (see `harness list`); none means all. Every result is on disk, sealed, before the next begins: a run that is
     cut short can be resumed. Exits 1 if a benchmark failed, 3 if a device gave a wrong answer.
     """
-    from harness.cluster import session  # brings NumPy, which `harness verify` does without
+    with _how_to_go_on(out, resume):
+        if ray and (code := stand_by()) is not None:
+            ctx.exit(code)
+        from harness.cluster import session  # brings NumPy, which `harness verify` does without
 
-    console = stderr()
-    with _Bar(console) if console.is_terminal else _Lines(console) as progress:
-        finished = session.run(
-            *names,
-            preset=preset,
-            device=device,
-            seed=seed,
-            out=out,
-            ray=ray,
-            budget_s=budget_s,
-            resume=resume,
-            key=key,
-            node=node,
-            force=force,
-            progress=progress,
-        )
+        console = stderr()
+        with _Bar(console) if console.is_terminal else _Lines(console) as progress, hushed(ray):
+            finished = session.run(
+                *names,
+                preset=preset,
+                device=device,
+                seed=seed,
+                out=out,
+                ray=ray,
+                budget_s=budget_s,
+                resume=resume,
+                key=key,
+                node=node,
+                force=force,
+                together=together,
+                progress=progress,
+            )
     _conclude(finished, as_json=as_json)
     ctx.exit(_exit_code(finished))
+
+
+@contextmanager
+def _how_to_go_on(out: str, resume: Sequence[str]) -> Iterator[None]:
+    """Add to an error which reports it has left unfinished."""
+    before = set(_unfinished(out))
+    try:
+        yield
+    except FailureError as err:
+        left = [file for file in resume if Path(file).exists()] or sorted(set(_unfinished(out)) - before)
+        if not left:
+            raise
+        msg = f"{err}; finish it with {' '.join(f'--resume {file}' for file in left)}"
+        raise FailureError(msg) from err
+
+
+def _unfinished(out: str) -> list[str]:
+    return [str(path) for path in Path(out).glob("*-partial*.json")]
 
 
 def _conclude(finished: Sequence[Finished], *, as_json: bool) -> None:
@@ -140,7 +171,14 @@ class _Bar:
 
     def __init__(self, console: Console) -> None:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._progress = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,  # what Ray's threads print must not come to light here
+            redirect_stderr=False,
+        )
         self._task: TaskID | None = None
         self._running: list[Job] = []
 
@@ -164,7 +202,11 @@ class _Bar:
         self._show_running()
 
     def _show_running(self) -> None:
-        self._update(description=" | ".join(map(text.job_line, self._running)) or "writing")
+        shown = [text.job_line(job) for job in self._running[:_SHOWN]]
+        more = len(self._running) - len(shown)
+        devices = len({job.device_uuid for job in self._running})
+        rest = [f"{more} more on {devices} device(s)"] if more else []
+        self._update(description=" | ".join([*shown, *rest]) or "writing")
 
     def ended(self, outcome: Outcome) -> None:
         self._progress.console.print(on_one_line(text.outcome_line(outcome)), markup=False, highlight=False)

@@ -1,285 +1,337 @@
-"""Runs jobs next to their devices: in processes of this machine, or through Ray. The only door to Ray.
+"""Runs jobs next to their devices through Ray, as `local` does on this machine. The only door to Ray.
 
-Both ways take the same errands and give the same outcomes. Whatever comes back from Ray is bytes, decoded as strictly as a
-stranger's file: a worker is a prover. All retries are ours, and there are none yet: every attempt's end is its outcome.
+Whatever comes back from Ray is bytes, decoded as strictly as a stranger's file: a worker is a prover. All retries are the scheduler's
+and none are Ray's, and nothing waits for Ray without a timeout.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness import codec, registry
-from harness.cluster.lease import Lease
-from harness.cluster.plan import batches, deadline_s
-from harness.cluster.task import Inventory, answered
-from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.measure.rounds import Effort
-from harness.measure.runner import now
-from harness.model import Device, DeviceKind, Failed, FailureKind, Job, Outcome, Skipped
-
-__all__ = ["Errand", "Orders", "connect", "inspect_here", "inspect_on_ray", "run_here", "run_on_ray"]
-
-_CONNECT_S = 5.0
-_PATIENCE = "RAY_gcs_server_port_wait_time_s"
-_LEASE_S = 120.0  # to start an actor and have it answer
-_GRACE_S = 15.0  # a lease enforces a job's deadline itself; past this much more it is given up for lost
-_POLL_S = 0.5
-_ONE_GPU = (
-    "it takes the other GPUs of its node too, and a lease through Ray holds one: run it on that node without --ray"
+from harness import codec
+from harness.cluster.errand import Desk, Errand, Orders, desks
+from harness.cluster.lease import Lease, Order
+from harness.cluster.local import drive
+from harness.cluster.pulse import Pulse
+from harness.cluster.rayenv import prepare
+from harness.cluster.signals import (
+    Acquire,
+    Broke,
+    Command,
+    Event,
+    Leased,
+    Ping,
+    Ponged,
+    Refused,
+    Release,
+    Replied,
+    Seen,
+    Start,
 )
+from harness.cluster.spool import Reply
+from harness.cluster.task import Inventory, answers
+from harness.errors import FailureError, ForgeryError, MisuseError
+from harness.model import DeviceKind, Outcome
+
+__all__ = ["connect", "inspect_on_ray", "run_on_ray", "survey"]
+
+_INSPECT_S = 120.0  # to start an actor and have it look around
+_GET_S = 15.0  # for a reply that Ray says is there
+_CENSUS_S = 1.0
+_FAREWELL_S = 2.0
+_SLOTS = 4  # calls that a lease answers side by side: a measurement, and whatever asks after it
+_NO_GPU = "Ray was told of no GPU on its node: start the node so that it sees them"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
-    """The jobs of one node."""
-
-    inventory: Inventory
-    jobs: tuple[Job, ...]
-
-    def device(self, job: Job) -> Device:
-        """Return the device that a job names."""
-        return next(d for d in self.inventory.devices if d.uuid == job.device_uuid)
-
-    def idle_w(self, job: Job) -> float | None:
-        """Return what the device of a job takes at rest, where that was seen."""
-        seen = self.inventory.seen(job.device_uuid)
-        return seen.idle_power_w if seen else None
-
-    def refusal(self, job: Job, orders: Orders) -> str | None:
-        """Return why the device of a job should not be measured as it is, or None."""
-        seen = self.inventory.seen(job.device_uuid)
-        grave = [note for note in seen.notes if note.severity == "refuse"] if seen and not orders.force else []
-        return f"{grave[0].what}: {grave[0].advice}, or measure all the same with --force" if grave else None
-
-    def peers(self, job: Job) -> tuple[str, ...]:
-        """Return the UUIDs of the other GPUs that a job uses.
-
-        They begin with the one after its own and go round, so that over all its GPUs a node's neighbours are measured in a ring.
-        """
-        if not _takes_peers(job, self.device(job)):
-            return ()
-        usable = [d.uuid for d in self.inventory.devices if d.kind == "cuda" and d.unusable_reason is None]
-        at = usable.index(job.device_uuid)
-        return (*usable[at + 1 :], *usable[:at])
-
-
-def _takes_peers(job: Job, device: Device) -> bool:
-    bench = registry.benchmarks().get(job.benchmark)
-    return bench is not None and bench.peers and device.kind == "cuda"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
-    """How to carry errands out, and whom to tell."""
-
-    effort: Effort
-    started: Callable[[Job], None]
-    out_of_time: Callable[[], str | None]  # the reason not to start anything any more
-    force: bool = False  # measure also what the preflight advises against
-
-
-def inspect_here(idle_s: float = 0.0) -> tuple[Inventory, ...]:
-    """Return what this machine has, after watching it at rest for a while."""
-    with Lease() as lease:
-        return (lease.inspect(idle_s),)
-
-
-def run_here(errands: Sequence[Errand], orders: Orders) -> Iterator[tuple[Errand, Outcome]]:
-    """Carry out errands on this machine, one device after the other, so that no measurement disturbs another."""
-    kinds = {errand.device(job).kind for errand in errands for job in errand.jobs}
-    with Lease(kinds) as lease:
-        for errand in errands:
-            for jobs in batches(errand.jobs):
-                reason = orders.out_of_time() or errand.refusal(jobs[0], orders)
-                if reason:
-                    yield from ((errand, Outcome(skipped=Skipped(job=job, reason=reason))) for job in jobs)
-                    continue
-                for job in jobs:
-                    orders.started(job)
-                device, peers = errand.device(jobs[0]), errand.peers(jobs[0])
-                yield from (
-                    (errand, outcome)
-                    for outcome in lease.measure_together(
-                        jobs, device, orders.effort, peers=peers, idle_w=errand.idle_w(jobs[0])
-                    )
-                )
-
-
-def inspect_on_ray(ray: Any, idle_s: float = 0.0) -> tuple[Inventory, ...]:
+def inspect_on_ray(
+    ray: Any, idle_s: float = 0.0, lease: Callable[[Sequence[DeviceKind]], Lease] = Lease
+) -> tuple[Inventory, ...]:
     """Return what each live node of a Ray cluster has; `ray` is what `connect` gives.
 
     Raises:
         FailureError: a node did not answer.
     """
-    scouts = {node["NodeID"]: _actor(ray, node, ()) for node in _live(ray)}
+    found = survey(ray, idle_s, lease)
+    for answer in found.values():
+        if isinstance(answer, FailureError):
+            raise answer
+    return tuple(answer for answer in found.values() if not isinstance(answer, FailureError))
+
+
+def survey(
+    ray: Any, idle_s: float = 0.0, lease: Callable[[Sequence[DeviceKind]], Lease] = Lease
+) -> dict[str, Inventory | FailureError]:
+    """Return for the place of each live node of a Ray cluster what it has, or why it did not say."""
+    scouts = {node["NodeID"]: _actor(ray, node["NodeID"], (), lease) for node in _live(ray)}
+    deadline = time.monotonic() + _INSPECT_S  # for all together
     try:
         asked = {place: scout.inspect.remote(idle_s) for place, scout in scouts.items()}
-        return tuple(_inventory(ray, place, ref) for place, ref in asked.items())
+        return {place: _inventory(ray, place, ref, deadline - time.monotonic()) for place, ref in asked.items()}
     finally:
         for scout in scouts.values():
             ray.kill(scout)
 
 
-def run_on_ray(errands: Sequence[Errand], orders: Orders, ray: Any) -> Iterator[tuple[Errand, Outcome]]:
+def run_on_ray(errands: Sequence[Errand], orders: Orders, ray: Any) -> Generator[tuple[Errand, Outcome], None, None]:
     """Carry out errands through Ray: one exclusive lease a device, each working off its own queue.
 
     The GPUs of a node work side by side; its CPU has its turn after them, since kernels on every core starve what feeds a GPU.
     """
     nodes = {node["NodeID"]: node for node in _live(ray)}
-    queues = [_Queue(ray, nodes, errand, uuid, orders) for errand in errands for uuid in _devices(errand)]
-    try:
-        while any(q.active for q in queues):
-            yield from (pair for q in queues if not _held_back(q, queues) for pair in q.turn())
-            refs = [q.busy.ref for q in queues if q.busy]
-            if refs:
-                ray.wait(refs, num_returns=1, timeout=_POLL_S)
-    finally:
-        for queue in queues:
-            queue.close()
+    work = {}
+    for key, desk in desks(errands, orders, width=None).items():
+        gpus = int(nodes.get(desk.lane.place or "", {}).get("Resources", {}).get("GPU", 0))
+        width = gpus if desk.device.kind == "cuda" and gpus else None
+        work[key] = replace(desk, lane=replace(desk.lane, width=width, hindrance=desk.hindrance_on_ray))
+    with closing(_OnRay(ray, work, orders, nodes)) as hand:
+        yield from drive(work, hand, orders)
 
 
-def _held_back(queue: _Queue, queues: Sequence[_Queue]) -> bool:
-    return queue.kind == "cpu" and any(q.active and q.kind != "cpu" and q.errand is queue.errand for q in queues)
+def _pulse(ray: Any, nodes: Mapping[str, Any]) -> Pulse:
+    context = ray.get_runtime_context()
+    own = nodes.get(context.get_node_id(), {})
+    return Pulse(context.gcs_address, own.get("RayletSocketName", ""))
 
 
-def _devices(errand: Errand) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(job.device_uuid for job in errand.jobs))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A call to an actor that has not been answered."""
+
+    lane: str
+    what: Literal["collect", "measure", "late", "ping", "bye", "scout"]
+    start: Start | None = None
+    told: tuple[str, ...] = ()  # the replies that it acknowledges
 
 
-@dataclass(slots=True, kw_only=True)
-class _Busy:
-    jobs: tuple[Job, ...]
-    ref: Any
-    started_at: str
-    began: float
-    deadline: float
+class _OnRay:
+    """Leases as actors, and at most a few calls to each in flight."""
 
+    def __init__(self, ray: Any, work: Mapping[str, Desk], orders: Orders, nodes: Mapping[str, Any]) -> None:
+        self._ray, self._desks, self._orders = ray, work, orders
+        self._nodes = dict(nodes)
+        self._pulse = _pulse(ray, nodes)
+        self._places = {key: desk.lane.place for key, desk in work.items()}
+        # What is on the nodes that were there from the start; a node that comes later must say.
+        self._known = dict.fromkeys(nodes, frozenset[str]())
+        self._known |= {
+            d.lane.place or "": frozenset(x.uuid for x in d.errand.inventory.devices) for d in work.values()
+        }
+        self._actors: dict[str, Any] = {}
+        self._scouts: dict[str, Any] = {}
+        self._calls: dict[Any, _Call] = {}
+        self._have: dict[str, set[str]] = {key: set() for key in work}  # on disk here, and still in a spool there
+        self._fresh: list[tuple[str, str]] = []
+        self._leaving: list[str] = []
+        self._events: list[Event] = []
+        self._census_at = 0.0
 
-class _Queue:
-    """The jobs of one device, its lease, and at most one batch of them in flight."""
+    def do(self, command: Command) -> None:
+        match command:
+            case Acquire(lane):
+                self._acquire(lane)
+            case Start(lane):
+                order = codec.encode(self._desks[lane].order(command))
+                told = tuple(self._have[lane])
+                ref = self._actors[lane].measure.remote(order, told)
+                self._calls[ref] = _Call(lane=lane, what="measure", start=command, told=told)
+            case Ping(lane):
+                self._calls[self._actors[lane].ping.remote()] = _Call(lane=lane, what="ping")
+            case Release(lane):
+                if any(call.lane == lane and call.what != "late" for call in self._calls.values()):
+                    self._kill(lane)
+                else:
+                    self._leaving.append(lane)
+            case _:
+                pass
 
-    def __init__(self, ray: Any, nodes: dict[str, Any], errand: Errand, uuid: str, orders: Orders) -> None:
-        self._ray, self._orders, self.errand = ray, orders, errand
-        self._node = nodes.get(errand.inventory.place or "")
-        own = [job for job in errand.jobs if job.device_uuid == uuid]
-        self.waiting = list(batches(own))
-        self._device = errand.device(own[0])
-        self._lease: Any = None
-        self.busy: _Busy | None = None
+    def _acquire(self, lane: str) -> None:
+        desk, place = self._desks[lane], self._places[lane]
+        node = self._nodes.get(place or "")
+        if node is None:
+            self._events.append(Broke(lane, None, "lost", "its node has left the cluster"))
+            return
+        gpu = desk.device.kind == "cuda" and not desk.device.emulated
+        if gpu and not node["Resources"].get("GPU"):
+            self._events.append(Refused(lane, _NO_GPU))
+            return
+        actor = _actor(self._ray, node["NodeID"], (desk.device.kind,), self._orders.lease, gpus=int(gpu))
+        self._actors[lane] = actor
+        told = tuple(self._have[lane])
+        ref = actor.collect.remote(desk.errand.run, desk.device.uuid, told)
+        self._calls[ref] = _Call(lane=lane, what="collect", told=told)
 
-    @property
-    def kind(self) -> DeviceKind:
-        """The kind of its device."""
-        return self._device.kind
+    def poll(self, wait_s: float, missing: Sequence[str], /) -> list[Event]:
+        beats = self._pulse.beats()
+        events, self._events = self._events, []
+        refs = list(self._calls)
+        if refs:
+            ready, _ = self._ray.wait(refs, num_returns=1, timeout=0 if events else wait_s)
+            if ready:
+                ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+            for ref in ready:
+                events += self._answer(self._calls.pop(ref), ref)
+        elif not events:
+            time.sleep(wait_s)
+        if missing and beats and time.monotonic() >= self._census_at:
+            events += self._census(missing)
+        return events
 
-    @property
-    def active(self) -> bool:
-        """Whether any of its jobs has not ended."""
-        return bool(self.busy or self.waiting)
+    def _answer(self, call: _Call, ref: Any) -> Iterable[Event]:
+        """Tell what an answer means. Only what does not decode is the lease's own fault."""
+        lane, attempt = call.lane, call.start.attempt if call.start else None
+        try:
+            data = self._ray.get(ref, timeout=_GET_S)
+            if call.told:
+                self._have[lane] -= set(call.told)
+            match call.what:
+                case "measure" | "late" if call.start:
+                    return [Replied(lane, self._heard_of(lane, _reply(data, call.start)))]
+                case "collect":
+                    replies = codec.decode(data, tuple[Reply, ...])
+                    return [Leased(lane, tuple(self._heard_of(lane, reply) for reply in replies))]
+                case "ping":
+                    return [Ponged(lane)]
+                case "bye":
+                    self._kill(lane)
+                case _:
+                    found = codec.decode(data, Inventory)
+                    self._known[lane] = frozenset(device.uuid for device in found.devices)
+                    self._dismiss(lane)
+        except (ForgeryError, TypeError) as err:  # a killed call may "return" None
+            how: Literal["crashed", "lost"] = "lost" if isinstance(err, TypeError) else "crashed"
+            return (
+                [Broke(lane, attempt, how, f"its lease was lost: {type(err).__name__}")] if call.what != "scout" else []
+            )
+        except self._ray.exceptions.RayError as err:
+            if call.what in {"measure", "collect"}:
+                return [Broke(lane, attempt, "lost", f"its lease was lost: {type(err).__name__}")]
+            if call.what == "scout":
+                self._known[lane] = frozenset()
+                self._dismiss(lane)
+        return []
 
-    def turn(self) -> Iterator[tuple[Errand, Outcome]]:
-        """Hand over what has ended, and start what may start."""
-        if self.busy:
-            outcomes = self._collect(self.busy)
-            if outcomes is None:
-                return
-            self.busy = None
-            yield from ((self.errand, outcome) for outcome in outcomes)
-        while self.waiting and not self.busy:
-            jobs = self.waiting.pop(0)
-            reason = self._orders.out_of_time() or self._hindrance(jobs[0])
-            if reason:
-                yield from ((self.errand, Outcome(skipped=Skipped(job=job, reason=reason))) for job in jobs)
+    def _heard_of(self, lane: str, reply: Reply) -> Reply:
+        self._fresh.append((lane, reply.attempt))
+        return reply
+
+    def heard(self) -> None:
+        for lane, attempt in self._fresh:
+            self._have[lane].add(attempt)
+        self._fresh.clear()
+        leaving, self._leaving = self._leaving, []
+        for lane in leaving:
+            if self._have[lane] and lane in self._actors:
+                told = tuple(self._have[lane])
+                ref = self._actors[lane].acknowledge.remote(told)
+                self._calls[ref] = _Call(lane=lane, what="bye", told=told)
             else:
-                self._start(jobs)
+                self._kill(lane)
 
-    def _hindrance(self, job: Job) -> str | None:
-        if self._node is None:
-            return "its node has left the cluster"
-        return self.errand.refusal(job, self._orders) or (_ONE_GPU if _takes_peers(job, self._device) else None)
+    def _census(self, missing: Sequence[str]) -> Iterator[Event]:
+        """Look for lost devices: at their old place, and on nodes that came since, which must say what they have."""
+        self._census_at = time.monotonic() + _CENSUS_S
+        self._nodes = {node["NodeID"]: node for node in _live(self._ray)}
+        for lane in missing:
+            uuid = self._desks[lane].device.uuid
+            at = [place for place in self._nodes if uuid in self._known.get(place, ())]
+            if at:
+                self._places[lane] = self._places[lane] if self._places[lane] in at else at[-1]
+                yield Seen(lane, self._places[lane])
+        for place in self._nodes.keys() - self._known.keys() - self._scouts.keys():
+            scout = self._scouts[place] = _actor(self._ray, place, (), self._orders.lease)
+            self._calls[scout.inspect.remote(0.0)] = _Call(lane=place, what="scout")
+
+    def _kill(self, lane: str) -> None:
+        """Give a device back, and forget what was asked of its lease but a measurement: that may still be answered."""
+        asked = {ref: call for ref, call in self._calls.items() if call.lane == lane}
+        for ref, call in asked.items():
+            if call.what == "measure":
+                self._calls[ref] = replace(call, what="late")
+            elif call.what != "late":
+                del self._calls[ref]
+        actor = self._actors.pop(lane, None)
+        if actor is not None:
+            self._ray.kill(actor)
+
+    def _dismiss(self, place: str) -> None:
+        self._ray.kill(self._scouts.pop(place))
 
     def close(self) -> None:
-        """Give the device back."""
-        if self._lease is not None:
-            self._ray.kill(self._lease)
-            self._lease = None
+        """Give everything back, and a moment to those who are told goodbye."""
+        byes = [ref for ref, call in self._calls.items() if call.what == "bye"]
+        if byes:
+            self._ray.wait(byes, num_returns=len(byes), timeout=_FAREWELL_S)
+        for lane in tuple(self._actors):
+            self._kill(lane)
+        for place in tuple(self._scouts):
+            self._dismiss(place)
 
-    def _start(self, jobs: tuple[Job, ...]) -> None:
-        first = self._lease is None
-        if first and self._node is not None:
-            gpus = 1 if self._device.kind == "cuda" and self._node["Resources"].get("GPU") else 0
-            self._lease = _actor(self._ray, self._node, (self._device.kind,), gpus=gpus)
-        for job in jobs:
-            self._orders.started(job)
-        request = tuple(map(codec.encode, (jobs, self._device, self._orders.effort)))
-        # A batch that broke is tried again job by job, each within a deadline of its own.
-        tries = deadline_s(self._orders.effort, self._device, jobs) + sum(
-            deadline_s(self._orders.effort, self._device, [job]) for job in jobs[1:]
-        )
-        allowed = tries + _GRACE_S + (_LEASE_S if first else 0)
-        began = time.monotonic()
-        ref = self._lease.measure.remote(*request, self.errand.idle_w(jobs[0]))
-        self.busy = _Busy(jobs=jobs, ref=ref, started_at=now(), began=began, deadline=began + allowed)
 
-    def _collect(self, busy: _Busy) -> tuple[Outcome, ...] | None:
-        done, _ = self._ray.wait([busy.ref], timeout=0)
-        if not done and time.monotonic() < busy.deadline:
-            return None
-        try:
-            if not done:
-                return self._lost(busy, "timeout", "its lease did not answer in time and was killed")
-            outcomes = answered(bytes(self._ray.get(busy.ref, timeout=_GRACE_S)), busy.jobs)
-            if len(outcomes) < len(busy.jobs):
-                return self._lost(busy, "crashed", "its lease did not answer with an outcome for each job")
-        except (self._ray.exceptions.RayError, ForgeryError, TypeError) as err:  # a killed call may "return" None
-            return self._lost(busy, "crashed", f"its lease was lost: {type(err).__name__}")
-        return outcomes
-
-    def _lost(self, busy: _Busy, how: FailureKind, reason: str) -> tuple[Outcome, ...]:
-        self.close()  # the next jobs get a new lease
-        elapsed_s = time.monotonic() - busy.began
-        return tuple(
-            Outcome(failed=Failed(job=job, started_at=busy.started_at, elapsed_s=elapsed_s, outcome=how, reason=reason))
-            for job in busy.jobs
-        )
+def _reply(data: Any, start: Start) -> Reply:
+    reply = codec.decode(data, Reply)
+    if reply.attempt != start.attempt:
+        what = "the reply to another try"
+        raise ForgeryError(what)
+    answers(reply.outcomes, start.jobs)
+    return reply
 
 
 class _Remote:
     """A lease as an actor. It speaks canonical bytes, so that nothing it returns is ever unpickled into an object of ours."""
 
-    def __init__(self, kinds: tuple[DeviceKind, ...]) -> None:
-        self._lease = Lease(kinds)
+    def __init__(self, kinds: tuple[DeviceKind, ...], lease: Callable[[Sequence[DeviceKind]], Lease]) -> None:
+        self._lease = lease(kinds)
+        self._one = threading.Lock()  # calls come side by side, and a device does one thing at a time
 
     def inspect(self, idle_s: float) -> bytes:
-        return codec.encode(self._lease.inspect(idle_s))
+        with self._one:
+            return codec.encode(self._lease.inspect(idle_s))
 
-    def measure(self, jobs: bytes, device: bytes, effort: bytes, idle_w: float | None) -> bytes:
-        args = codec.decode(jobs, tuple[Job, ...]), codec.decode(device, Device), codec.decode(effort, Effort)
+    def collect(self, run: str, uuid: str, have: tuple[str, ...]) -> bytes:
+        return codec.encode(self._lease.collect(run, uuid, have))
+
+    def acknowledge(self, have: tuple[str, ...]) -> bytes:
+        self._lease.acknowledge(have)
+        return b""
+
+    def ping(self) -> bytes:
+        return b""
+
+    def measure(self, order: bytes, have: tuple[str, ...]) -> bytes:
         if b"OMP_NUM_THREADS=" not in Path("/proc/self/environ").read_bytes():
             os.environ.pop("OMP_NUM_THREADS", None)  # before each call Ray sets it to 1: BLAS would use one core
-        return b"".join(codec.encode(outcome) + b"\n" for outcome in self._lease.measure_together(*args, idle_w=idle_w))
+        with self._one:
+            self._lease.acknowledge(have)
+            return codec.encode(self._lease.carry_out(codec.decode(order, Order)))
 
 
-def _actor(ray: Any, node: Any, kinds: tuple[DeviceKind, ...], *, gpus: int = 0) -> Any:
+def _actor(
+    ray: Any,
+    place: str,
+    kinds: tuple[DeviceKind, ...],
+    lease: Callable[[Sequence[DeviceKind]], Lease],
+    *,
+    gpus: int = 0,
+) -> Any:
     """Start a lease on one node. Never restarted and never retried by Ray: a benchmark must not run twice unseen."""
-    remote = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=0, max_task_retries=0)(_Remote)
-    return remote.options(label_selector={"ray.io/node-id": node["NodeID"]}).remote(kinds)
+    # In the decorator and not in `options`, where Ray would treat the GPU as one that may be shared by calls.
+    remote = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=_SLOTS)(_Remote)
+    return remote.options(label_selector={"ray.io/node-id": place}).remote(kinds, lease)
 
 
-def _inventory(ray: Any, place: str, ref: Any) -> Inventory:
+def _inventory(ray: Any, place: str, ref: Any, wait_s: float) -> Inventory | FailureError:
     try:
-        return replace(codec.decode(ray.get(ref, timeout=_LEASE_S), Inventory), place=place)
+        return replace(codec.decode(ray.get(ref, timeout=max(0.0, wait_s)), Inventory), place=place)
     except (ray.exceptions.RayError, ForgeryError, TypeError) as err:
-        msg = f"node {place[:8]} of the Ray cluster did not say what it has: {type(err).__name__}"
-        raise FailureError(msg) from err
+        return FailureError(f"node {place[:8]} of the Ray cluster did not say what it has: {type(err).__name__}")
 
 
 def _live(ray: Any) -> list[Any]:
@@ -290,58 +342,33 @@ def _live(ray: Any) -> list[Any]:
 def connect(address: str) -> Iterator[Any]:
     """Connect to a Ray cluster for the length of a context, which is given the module; `local` starts a cluster and ends it.
 
+    Ray's threads print when they like: whoever has a terminal to keep clean uses `rayenv.quiet` around this.
+
     Raises:
-        MisuseError: there is no cluster at that address.
+        MisuseError: there is no cluster at that address, or none that we may enter.
+        FailureError: it was lost meanwhile.
     """
     local = address == "local"
-    if not local:
-        _knock(address)
-    ray = _import_ray()
-    if not local:
-        os.environ[_PATIENCE] = "1"  # one try of 40 s, where somebody listens who is not Ray, rather than twenty
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=False if local else None,
-            num_cpus=1 if local else None,  # a lease takes none; Ray would start a worker for each
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
-    except (ConnectionError, ValueError, RuntimeError) as err:
-        msg = f"no Ray cluster answers at {address!r}: {str(err).splitlines()[0]}; use HOST:PORT of its head, or local"
-        raise MisuseError(msg) from err
-    finally:
-        os.environ.pop(_PATIENCE, None)
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with prepare(address):
+        import ray
 
-
-def _knock(address: str) -> None:
-    """Refuse an address where nobody listens. Ray itself goes on trying for minutes, and then ends the process."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        msg = f"{address!r} is not the address of a Ray cluster: use HOST:PORT of its head, such as 10.0.0.1:6379, or local"
-        raise MisuseError(msg)
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
-    except (OSError, OverflowError) as err:
-        msg = f"no Ray cluster answers at {address!r}: {err}; use HOST:PORT of its head, or local"
-        raise MisuseError(msg) from err
-
-
-def _import_ray() -> Any:
-    """Import Ray after setting what it reads once.
-
-    Its uv hook would pack the working folder and restart workers under `uv run`; its workers run at niceness 15, which starves
-    whatever they measure; and RAY_ADDRESS or a stray cluster of this machine must not decide where we run.
-    """
-    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's own spelling
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    os.environ.pop("RAY_ADDRESS", None)
-    import ray
-
-    return ray
+        try:
+            ray.init(
+                address=address,
+                include_dashboard=False if local else None,
+                num_cpus=1 if local else None,  # a lease takes none; Ray would start a worker for each
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
+        except (ConnectionError, ValueError, RuntimeError) as err:
+            msg = f"cannot enter the Ray cluster at {address!r} from here: {str(err).splitlines()[0]}"
+            raise MisuseError(msg) from err
+        try:
+            yield ray
+        except (
+            ray.exceptions.RayError
+        ) as err:  # a call that has no lease to lose, such as the one for the list of nodes
+            msg = f"the Ray cluster at {address!r} was lost ({type(err).__name__}): what was measured is on disk"
+            raise FailureError(msg) from err
+        finally:
+            ray.shutdown()

@@ -92,6 +92,12 @@ class Nursery:
                 self._process.wait()
         self._sock = self._process = None
 
+    def abort(self) -> None:
+        """End what it runs, from another thread than the one that uses it: there it ends as a crash."""
+        process = self._process
+        if process:
+            process.kill()  # its child ends with it
+
     def _ready(self) -> socket.socket:
         if self._process and self._process.poll() is not None:
             self.close()  # it was killed while nothing ran

@@ -1,31 +1,41 @@
-"""A report that grows on disk: whole, sealed and verifiable after every outcome, whatever kills the process next.
+"""A report that grows on disk, and loses nothing, whatever kills the process next.
 
-Each outcome is encoded once; the file is written beside itself, synced, and renamed into place. While it grows it is called
-`<utc>-<node>-partial.json`; complete, it gets the name it keeps: `<utc>-<node>-<digest8>.json`, with the time of its completion, so that
-reports in the order of their names are in the order of their chain.
+An outcome is first appended to a log beside the report, and synced: about a millisecond, however many there are. The report itself,
+sealed and verifiable at any moment, is written anew when the log has grown by a twentieth of all outcomes: after each of the first
+twenty, then ever more rarely. So the cost of an outcome does not grow with their number.
+
+While it grows it is called `<utc>-<node>-partial.json`, and the log, which is locked as long as the run lives, `...-partial.jsonl`. Complete,
+it gets the name it keeps: `<utc>-<node>-<digest8>.json`, with the time of its completion, so that reports in the order of their names are
+in the order of their chain.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from harness import codec
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.measure.runner import now
 from harness.model import Job, Outcome, Report
+from harness.proof import log as logs
 from harness.proof.seal import assemble, seal
 from harness.proof.signing import Key
-from harness.proof.verify import job_of, judge_report
+from harness.proof.verify import content_faults, job_of, judge_report
 
 __all__ = ["Journal", "prepare_folder", "reopen"]
 
 _FINISHED = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}\.json")
+_SEAL_EVERY = 20  # the report is written when the log has a twentieth of its outcomes
+_SEAL_BYTES = len('"",') + 64  # that an outcome takes in the seal, beside its own
 _GROWING = re.compile(r"\d{8}T\d{6}Z-.+-partial\d*\.json")
 
 
@@ -47,78 +57,233 @@ def prepare_folder(out: str | Path) -> Path:
 
 
 class Journal:
-    """One node's report, and the file that it is in."""
+    """One node's report, the file that it is in, and the log of what is not sealed in it yet."""
 
-    def __init__(self, folder: Path, head: Report, key: Key | None, *, path: Path | None = None) -> None:
-        self._folder = folder
-        self._key = key
-        self._outcomes: list[Outcome] = list(head.outcomes)
-        self._bytes = [codec.encode(o) for o in self._outcomes]
+    def __init__(
+        self, folder: Path, head: Report, key: Key | None, *, path: Path | None = None, log: _Log | None = None
+    ) -> None:
+        self._folder, self._key = folder, key
         self._head = replace(head, outcomes=(), previous=_newest_digest(folder, head.node.name))
+        self._plan = [codec.encode(job) for job in head.plan]
+        self._pending = {codec.digest(data): job for data, job in zip(self._plan, head.plan, strict=True)}
+        self._outcomes: list[Outcome] = []
+        self._bytes: list[bytes] = []
+        self._digests: list[str] = []
+        self._sealed = 0  # outcomes that the file holds
+        self._size = self._values = 0  # of the file with the outcomes that are not in it yet
+        self._chain = logs.start(head, self._plan)
         stamp = re.sub(r"[-:]", "", head.created_at)
         self.path = path or _unused(folder, f"{stamp}-{_slug(head.node.name)}-partial")
+        self._log = log or _Log(self.path)
+        for outcome in head.outcomes:
+            self._add(outcome, codec.encode(outcome))
         self._save()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def report(self) -> Report:
-        """The report as it stands."""
-        return replace(self._head, outcomes=tuple(self._outcomes))
+        """The report as it was last sealed."""
+        return replace(self._head, outcomes=tuple(self._outcomes[: self._sealed]))
 
     def pending(self) -> tuple[Job, ...]:
         """Return the planned jobs that have no outcome yet."""
-        done = {codec.digest(job_of(o)) for o in self._outcomes}
-        return tuple(job for job in self._head.plan if codec.digest(job) not in done)
+        return tuple(self._pending.values())
 
     def append(self, outcome: Outcome) -> None:
-        """Add an outcome; once this returns it is on disk."""
-        self._outcomes.append(outcome)
-        self._bytes.append(codec.encode(outcome))
-        self._save()
+        """Add an outcome; once this returns it is on disk.
+
+        Raises:
+            FailureError: it cannot be written, it is no outcome of a planned job, or not the first one.
+        """
+        data = codec.encode(outcome)
+        self._check(outcome, data)
+        self._log.append(logs.line(self._chain, data, self._key))
+        self._add(outcome, data)
+        unsealed = len(self._outcomes) - self._sealed
+        if unsealed * _SEAL_EVERY >= len(self._outcomes):
+            self._save()
 
     def finish(self) -> Path:
-        """Give a complete report the name it keeps."""
+        """Seal what there is, and give a complete report the name it keeps."""
         if self.pending():
+            self._catch_up()
             return self.path
         previous = _newest_digest(self._folder, self._head.node.name)
         if previous != self._head.previous:  # another report was completed meanwhile
             self._head = replace(self._head, previous=previous)
             self._save()
+        self._catch_up()
         digest8 = self._head.seal.digest[:8]
         stamp = re.sub(r"[-:]", "", self._head.sealed_at)
         final = self._folder / f"{stamp}-{_slug(self._head.node.name)}-{digest8}.json"
         self.path.rename(final)
         self.path = final
+        self._log.release()
         return final
 
+    def close(self) -> None:
+        """Seal what there is, and let go of the file: somebody else may resume it."""
+        if self._log.held:
+            try:
+                self._catch_up()
+            finally:
+                self._log.release()
+
+    def _check(self, outcome: Outcome, data: bytes) -> None:
+        job = job_of(outcome)
+        if job is None or codec.digest(job) not in self._pending:
+            told = (
+                f"of {job.benchmark}, which has one or is not planned" if job else "that holds not exactly one result"
+            )
+            msg = f"the report {str(self.path)!r} does not take an outcome {told}"
+            raise FailureError(msg)
+        if self._size + len(data) > codec.MAX_BYTES or self._values + _values(data) >= codec.MAX_VALUES:
+            msg = f"the report {str(self.path)!r} is as large as one may be: measure fewer points in one run"
+            raise FailureError(msg)
+
+    def _add(self, outcome: Outcome, data: bytes) -> None:
+        digest = codec.digest(data)
+        self._outcomes.append(outcome)
+        self._bytes.append(data)
+        self._digests.append(digest)
+        self._chain = logs.follow(self._chain, digest)
+        self._size += len(data) + _SEAL_BYTES
+        self._values += _values(data) + 2
+        self._pending.pop(codec.digest(job_of(outcome)), None)
+
+    def _catch_up(self) -> None:
+        if self._sealed < len(self._outcomes):
+            self._save()
+
     def _save(self) -> None:
-        digests = [codec.digest(b) for b in self._bytes]
-        self._head = seal(replace(self._head, sealed_at=now()), digests, self._key)
-        _write(self.path, assemble(self._head, self._bytes))
+        """Write the whole report; only then is the log not needed any more."""
+        self._head = seal(replace(self._head, sealed_at=now()), self._digests, self._key, self._plan)
+        data = assemble(self._head, self._bytes, self._plan)
+        _write(self.path, data)
+        self._size, self._values, self._sealed = len(data), _values(data), len(self._outcomes)
+        self._log.clear()
+
+
+def _values(data: bytes) -> int:
+    """Count a document's values as its decoder does."""
+    return data.count(b",") + data.count(b"\\")
+
+
+class _Log:
+    """The log's file, locked: a process that has it has the report. The lock ends with the process, however it ends."""
+
+    def __init__(self, report: Path) -> None:
+        self.path = logs.path_of(report)
+        self._fd = _locked(self.path, report)
+        self._closer = weakref.finalize(self, os.close, self._fd)
+        self._length = os.fstat(self._fd).st_size
+        _sync_folder(self.path.parent)
+
+    @property
+    def held(self) -> bool:
+        """Whether the lock is."""
+        return self._closer.alive
+
+    def append(self, data: bytes) -> None:
+        """Add a line; once this returns it is on disk."""
+        with self._told():
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(self._fd, data[written:])
+                os.fdatasync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, self._length)  # half a line may only be the last one
+                raise
+        self._length += len(data)
+
+    def clear(self) -> None:
+        """Forget what the report holds now."""
+        if self._length:
+            with self._told():
+                os.ftruncate(self._fd, 0)
+            self._length = 0
+
+    def release(self) -> None:
+        """Let go of it, and remove it if nothing is in it."""
+        if self.held:
+            if not self._length:
+                self.path.unlink(missing_ok=True)
+            self._closer()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:
+            msg = f"cannot write the log {str(self.path)!r}: {err.strerror}"
+            raise FailureError(msg) from err
+
+
+def _locked(path: Path, report: Path) -> int:
+    """Open a log for this process alone."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as err:
+            msg = f"cannot open the log {str(path)!r}: {err.strerror}"
+            raise MisuseError(msg) from err
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed it meanwhile: then this is the lock of a file that nobody else will find.
+            if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
+                return fd
+        except BlockingIOError as err:
+            os.close(fd)
+            msg = f"{str(report)!r} belongs to a run that is alive: let it finish, or end it, before it is resumed"
+            raise MisuseError(msg) from err
+        os.close(fd)
 
 
 def reopen(path: str | Path, key: Key | None) -> Journal:
-    """Take up an unfinished report again.
+    """Take up an unfinished report again, and what stands in the log beside it.
 
     A report that was killed between its last outcome and its final name lacks only that.
 
     Raises:
-        MisuseError: there is no such file, it is complete, or it was signed with another key than this.
-        ForgeryError: it does not verify.
+        MisuseError: there is no such file, it is complete, a run that is alive is writing it, or it was signed with another key than this.
+        ForgeryError: it does not verify, or its log does not.
     """
     file = Path(path)
+    if not file.is_file():
+        codec.read(file, Report)  # says why not
+    log = _Log(file)
+    try:
+        return Journal(prepare_folder(file.parent), _resumable(file, key), key, path=file, log=log)
+    except BaseException:
+        log.release()
+        raise
+
+
+def _resumable(file: Path, key: Key | None) -> Report:
+    """Return a report with the outcomes of its log, all of them judged."""
     report = codec.read(file, Report)
     verdict = judge_report(report, str(file))
     if verdict.faults:
         raise ForgeryError(verdict.faults[0].what, verdict.faults[0].path)
     if verdict.complete and not _GROWING.fullmatch(file.name):
-        msg = f"{str(path)!r} is complete: there is nothing to resume"
+        msg = f"{str(file)!r} is complete: there is nothing to resume"
         raise MisuseError(msg)
     if verdict.signed_by != (key.public_hex if key else None):
         msg = (
-            f"{str(path)!r} was signed by {verdict.signed_by or 'nobody'}: resume it with the same key, given by --key"
+            f"{str(file)!r} was signed by {verdict.signed_by or 'nobody'}: resume it with the same key, given by --key"
         )
         raise MisuseError(msg)
-    return Journal(prepare_folder(file.parent), report, key, path=file)
+    fresh = logs.read(logs.beside(file), report)
+    whole = replace(report, outcomes=(*report.outcomes, *fresh))
+    for fault in content_faults(whole) if fresh else ():
+        raise ForgeryError(fault.what, f"with its log: {fault.path}")
+    return whole
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -129,9 +294,19 @@ def _write(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        _sync_folder(path.parent)
     except OSError as err:
         msg = f"cannot write the report {str(path)!r}: {err.strerror}"
         raise FailureError(msg) from err
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names of files on disk, too."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _slug(name: str) -> str:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from harness import codec
 from harness.cluster.isolate import Nursery
 from harness.cluster.plan import deadline_s
-from harness.cluster.task import Inventory, Task, answered, environment_for
+from harness.cluster.spool import Reply, Spool, claim
+from harness.cluster.task import Inventory, Look, Task, answered, environment_for
+from harness.device.sensors import GpuProcess
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort, adapted
 from harness.measure.runner import now
-from harness.model import Attempt, Device, DeviceKind, Failed, Job, Outcome
+from harness.model import Device, DeviceKind, Failed, Job, Outcome
 from harness.proof.verify import job_of
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "Order"]
 
 _INSPECT_S = 120.0
+_LOOK_S = 30.0
+_MOMENT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One try at a batch of jobs of one device."""
+
+    attempt: str
+    jobs: tuple[Job, ...]
+    device: Device
+    effort: Effort
+    peers: tuple[str, ...] = ()
+    idle_w: float | None = None
+    alone: bool = True  # whether it matters that nobody else computes on the device
 
 
 class Lease:
@@ -29,6 +48,9 @@ class Lease:
         wanted = {"cpu": ("harness.device.numba_ready",), "cuda": ("harness.device.numba_ready", "cupy", "numba.cuda")}
         heavy = dict.fromkeys(module for kind in sorted(kinds) for module in wanted[kind])
         self._nursery = Nursery(("harness.cluster.task", *heavy))
+        self._looked: tuple[str, float, Look] | None = None  # at which device, when, and what was seen
+        self._spool: Spool | None = None
+        self._claim: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -39,6 +61,15 @@ class Lease:
     def close(self) -> None:
         """End whatever still runs."""
         self._nursery.close()
+        if self._spool:
+            self._spool.close()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    def abort(self) -> None:
+        """End the task that runs now, from another thread than it was started from: its outcome is a crash."""
+        self._nursery.abort()
 
     def inspect(self, idle_s: float = 0.0) -> Inventory:
         """Find out what this node has, in a process to spare: a driver that hangs or crashes hurts nobody else.
@@ -54,41 +85,86 @@ class Lease:
             raise FailureError(msg)
         return codec.decode(ended.result, Inventory)
 
-    def measure(self, job: Job, device: Device, effort: Effort, peers: Sequence[str] = ()) -> Outcome:
-        """Carry out one job, which sees its device and these other GPUs. However it ends, that is its outcome."""
-        (outcome,) = self.measure_together([job], device, effort, peers=peers)
+    def look(self, device: Device) -> Look:
+        """Find out whether a GPU is still there and who else computes on it; a CPU always is, and shared with everybody."""
+        if device.kind == "cpu" or device.emulated:
+            return Look(present=True)
+        ended = self._nursery.run(codec.encode(Task(kind="look", device=device)), deadline_s=_LOOK_S)
+        # A driver that hangs or crashes on a mere look is as good as a card that has gone.
+        return codec.decode(ended.result, Look) if ended.how == "ok" else Look(present=False, why=ended.why)
+
+    def collect(self, run: str, uuid: str, have: Collection[str]) -> tuple[Reply, ...]:
+        """Wait for a device to be nobody else's; return what was measured of it in a run and never acknowledged.
+
+        From now on the replies are kept, and no other lease of this node gets the device.
+
+        Raises:
+            FailureError: there is no place to keep them in.
+        """
+        if self._claim is None:
+            self._claim = claim(uuid)
+        self._spool = Spool(run, uuid)
+        return self._spool.collect(have)
+
+    def acknowledge(self, have: Collection[str]) -> None:
+        """Forget replies that have arrived."""
+        if self._spool:
+            self._spool.forget(have)
+
+    def carry_out(self, order: Order) -> Reply:
+        """Make one try at a batch; keep the reply, where there is a spool, before giving it."""
+        before = self._just_seen(order.device) or self.look(order.device)
+        reply = self._lost(order, before) if not before.present else self._try(order, before)
+        if self._spool:
+            self._spool.keep(reply)
+        return reply
+
+    def measure(self, job: Job, device: Device, effort: Effort) -> Outcome:
+        """Make one try at one job. However it ends, that is its outcome."""
+        (outcome,) = self.carry_out(Order(attempt="0", jobs=(job,), device=device, effort=effort)).outcomes
         return outcome
 
-    def measure_together(
-        self,
-        jobs: Sequence[Job],
-        device: Device,
-        effort: Effort,
-        *,
-        peers: Sequence[str] = (),
-        idle_w: float | None = None,
-    ) -> tuple[Outcome, ...]:
-        """Carry out jobs of one device in one process, taking turns; return an outcome for each, in their order.
-
-        Whatever goes wrong in company is tried again alone, in a process of its own: one job's crash is no other's failure.
-        """
-
-        def attempt(chosen: Sequence[Job]) -> tuple[Outcome, ...]:
-            task = Task(
-                kind="measure", jobs=tuple(chosen), device=device, effort=adapted(effort, device.kind), idle_w=idle_w
-            )
-            return self._attempt(task, deadline_s(effort, device, chosen), environment_for(device, peers))
-
-        outcomes = attempt(jobs)
-        if len(jobs) == 1:
-            return outcomes
-        return tuple(
-            _after(o.failed, *attempt([o.failed.job])) if o.failed and _may_be_anothers_fault(o.failed) else o
-            for o in outcomes
+    def _try(self, order: Order, before: Look) -> Reply:
+        task = Task(
+            kind="measure",
+            jobs=order.jobs,
+            device=order.device,
+            effort=adapted(order.effort, order.device.kind),
+            idle_w=order.idle_w,
+        )
+        deadline = deadline_s(order.effort, order.device, order.jobs)
+        reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))
+        after = self.look(order.device)
+        self._looked = (order.device.uuid, time.monotonic(), after)
+        return replace(
+            reply,
+            contended=_company(before, after) if order.alone else None,
+            device_lost=None if after.present else _gone(after),
         )
 
-    def _attempt(self, task: Task, deadline: float, env: Mapping[str, str]) -> tuple[Outcome, ...]:
-        """Carry out a task once; return an outcome for each of its jobs, a failure for those that did not answer."""
+    def _just_seen(self, device: Device) -> Look | None:
+        """Return what was seen of a device after the try before, if that was a moment ago: a look costs a process."""
+        if self._looked is None:
+            return None
+        uuid, at, look = self._looked
+        return look if uuid == device.uuid and time.monotonic() - at < _MOMENT_S else None
+
+    def _lost(self, order: Order, look: Look) -> Reply:
+        started_at, reason = now(), _gone(look)
+        outcomes = (
+            Outcome(failed=Failed(job=job, started_at=started_at, elapsed_s=0.0, outcome="lost", reason=reason))
+            for job in order.jobs
+        )
+        return Reply(
+            attempt=order.attempt,
+            started_at=started_at,
+            elapsed_s=0.0,
+            outcomes=tuple(outcomes),
+            device_lost=reason,
+        )
+
+    def _attempt(self, attempt: str, task: Task, deadline: float, env: Mapping[str, str]) -> Reply:
+        """Carry out a task once; answer with an outcome for each of its jobs, a failure for those that did not say any."""
         started_at = now()
         ended = self._nursery.run(codec.encode(task), deadline_s=deadline, env=env)
         how, why, outcomes = ended.how, ended.why, list[Outcome]()
@@ -104,20 +180,17 @@ class Lease:
             Failed(job=job, started_at=started_at, elapsed_s=ended.elapsed_s, outcome=how, reason=why) for job in silent
         )
         outcomes += [Outcome(failed=failed) for failed in failures]
-        return tuple(sorted(outcomes, key=lambda outcome: task.jobs.index(job_of(outcome))))
+        outcomes.sort(key=lambda outcome: task.jobs.index(job_of(outcome)))
+        return Reply(attempt=attempt, started_at=started_at, elapsed_s=ended.elapsed_s, outcomes=tuple(outcomes))
 
 
-def _may_be_anothers_fault(failed: Failed) -> bool:
-    return failed.outcome != "wrong_answer"
+def _gone(look: Look) -> str:
+    return ": ".join(filter(None, ("the driver does not list its device any more", look.why)))
 
 
-def _after(failed: Failed, outcome: Outcome) -> Outcome:
-    """Return a second try's outcome with the first one, which was made in company, on record."""
-    attempt = Attempt(
-        number=1,
-        started_at=failed.started_at,
-        elapsed_s=failed.elapsed_s,
-        ended=failed.outcome,
-        reason=f"in company of other jobs: {failed.reason}",
+def _company(before: Look, after: Look) -> str | None:
+    seen: Sequence[GpuProcess] = (*(before.neighbours or ()), *(after.neighbours or ()))
+    pids = ", ".join(str(pid) for pid in sorted({p.pid for p in seen}))
+    return (
+        f"other processes computed on the GPU: {pids}; end them, or measure all the same with --force" if pids else None
     )
-    return replace(outcome, attempts=(attempt,))

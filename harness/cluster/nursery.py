@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "sweep"]
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -66,13 +66,13 @@ def _serve(sock: socket.socket, request: dict[str, dict[str, str]], fds: list[in
         if handle not in ready:  # only an end of file can come now: whoever asked is gone
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
-        _sweep()
+        sweep()
     finally:
         os.close(handle)
     sock.send(json.dumps({"code": os.waitstatus_to_exitcode(status)}).encode())
 
 
-def _sweep() -> None:
+def sweep() -> None:
     """End every process a task has left, in whatever group or session it hides. A nursery has no other children."""
     with contextlib.suppress(ChildProcessError):  # none is left
         while True:

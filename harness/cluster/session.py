@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.cluster.fanout import Errand, Orders, connect, inspect_here, inspect_on_ray, run_here, run_on_ray
+from harness import codec
+from harness.cluster.errand import Errand, Orders
+from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
 from harness.cluster.journal import Journal, prepare_folder, reopen
+from harness.cluster.local import inspect_here, run_here
 from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
 from harness.cluster.task import Inventory
+from harness.cluster.tries import Tries
 from harness.errors import MisuseError
 from harness.measure.runner import now
 from harness.model import Device, Job, Node, Outcome, Report
@@ -73,10 +77,11 @@ def run(
     out: str | Path = "results",
     ray: str | None = None,
     budget_s: float | None = None,
-    resume: str | Path | None = None,
+    resume: str | Path | Sequence[str | Path] = (),
     key: str | Path | None = None,
     node: str | None = None,
     force: bool = False,
+    together: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Finished, ...]:
     """Measure, and write one sealed report a node.
@@ -89,10 +94,11 @@ def run(
         out: folder for the reports, made if missing.
         ray: `local` or the address of a Ray cluster; by default this machine without Ray.
         budget_s: seconds after which nothing new is started; what is left is reported as skipped.
-        resume: an unfinished report to finish, with the plan, preset and seed it has.
+        resume: unfinished reports to finish, with the plans, seeds and the one preset they have.
         key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.
         node: label of this node in its report; by default its host name.
         force: measure also a device that the preflight advises against.
+        together: the GPUs of a node start each batch at the same moment, to show what they take from each other.
         progress: whoever wants to follow.
 
     Returns:
@@ -103,19 +109,21 @@ def run(
         FailureError: nothing could be run, or a report could not be written.
     """
     signing, follower = _key(key), progress or Silent()
-    if resume is not None:
-        journal = reopen(resume, signing)
-        preset = journal.report.preset
-        with _reach(ray) as cluster:
-            tasks = [(_rest(journal, _inspect(cluster, _idle_s(preset))), journal)]
-            return _carry_out(tasks, preset, cluster, budget_s, follower, force=force)
+    if unfinished := (resume,) if isinstance(resume, str | Path) else tuple(resume):
+        with ExitStack() as held:
+            journals = [held.enter_context(reopen(file, signing)) for file in unfinished]
+            preset = _one_preset(journals)
+            cluster = held.enter_context(_reach(ray))
+            found = _inspect(cluster, _idle_s(preset))
+            tasks = [(_rest(journal, found), journal) for journal in journals]
+            return _carry_out(tasks, preset, cluster, budget_s, follower, force=force, together=together)
     digits = seed_or_fresh(seed)
     check(names, preset, budget_s)
     folder = prepare_folder(out)
     with _reach(ray) as cluster:
-        found = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
-        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(found, device)]
-        return _carry_out(tasks, preset, cluster, budget_s, follower, force=force)
+        seen = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
+        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(seen, device)]
+        return _carry_out(tasks, preset, cluster, budget_s, follower, force=force, together=together)
 
 
 def _reach(ray: str | None) -> AbstractContextManager[Any]:
@@ -179,6 +187,14 @@ def _begin(
     return Errand(inventory=inventory, jobs=jobs), Journal(folder, head, key)
 
 
+def _one_preset(journals: Sequence[Journal]) -> str:
+    presets = sorted({journal.report.preset for journal in journals})
+    if len(presets) > 1:
+        msg = f"these reports have presets {' and '.join(presets)}: resume those of one preset at a time"
+        raise MisuseError(msg)
+    return presets[0]
+
+
 def _rest(journal: Journal, found: Sequence[Inventory]) -> Errand:
     """Return the jobs that a report still lacks, on the node that has its devices."""
     jobs = journal.pending()
@@ -199,22 +215,41 @@ def _carry_out(
     follower: Progress,
     *,
     force: bool,
+    together: bool,
 ) -> tuple[Finished, ...]:
     jobs = [job for errand, _ in tasks for job in errand.jobs]
-    journals = {errand.inventory.node.name + (errand.inventory.place or ""): journal for errand, journal in tasks}
+    books = {_name(journal.report): (journal, Tries(journal.path)) for _, journal in tasks}
     already = sum(len(journal.report.outcomes) for _, journal in tasks)
     follower.planned([d for _, journal in tasks for d in journal.report.devices], jobs, already)
     orders = Orders(
         effort=effort_for(preset, budget_s, len(jobs)),
         started=follower.started,
         out_of_time=_clock(budget_s),
+        tried=lambda errand, *what: books[errand.run][1].record(*what),
         force=force,
+        together=together,
     )
-    errands = [errand for errand, _ in tasks]
-    for errand, outcome in run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders):
-        journals[errand.inventory.node.name + (errand.inventory.place or "")].append(outcome)
-        follower.ended(outcome)
-    return tuple(Finished(path=journal.finish(), report=journal.report) for _, journal in tasks)
+    errands = [
+        replace(errand, run=run, past=tries.past)
+        for (errand, _), (run, (_, tries)) in zip(tasks, books.items(), strict=True)
+    ]
+    with ExitStack() as held:  # an interrupted run seals what it has, and lets go of its files
+        for journal, tries in books.values():
+            held.enter_context(journal)
+            held.callback(tries.close)
+        carried_out = run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders)
+        for errand, outcome in held.enter_context(closing(carried_out)):
+            books[errand.run][0].append(outcome)
+            follower.ended(outcome)
+        for journal, tries in books.values():
+            journal.finish()
+            tries.close(complete=not journal.pending())
+        return tuple(Finished(path=journal.path, report=journal.report) for journal, _ in books.values())
+
+
+def _name(head: Report) -> str:
+    """Name a run, the same when it is resumed."""
+    return codec.digest([head.created_at, head.node.name, head.seed, [device.uuid for device in head.devices]])[:32]
 
 
 def _clock(budget_s: float | None) -> Callable[[], str | None]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from harness.device.backend import Backend
     from harness.device.sampler import Sensors
 
-__all__ = ["Inventory", "Task", "answered", "environment_for", "perform"]
+__all__ = ["Inventory", "Look", "Task", "answered", "answers", "environment_for", "perform"]
 
 _NAMED = ("numpy", "numba", "ray", "pandas", "cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "nvidia-ml-py")
 
@@ -41,7 +41,7 @@ _NAMED = ("numpy", "numba", "ray", "pandas", "cupy-cuda12x", "cupy-cuda13x", "nu
 class Task:
     """A request to an isolated process."""
 
-    kind: Literal["inspect", "measure"]
+    kind: Literal["inspect", "look", "measure"]
     jobs: tuple[Job, ...] = ()
     device: Device | None = None
     effort: Effort | None = None
@@ -64,6 +64,15 @@ class Inventory:
         return next((p for p in self.preflight if p.device_uuid == uuid), None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Whether a device is there, and who else computes on it; nobody knows where that is None."""
+
+    present: bool
+    neighbours: tuple[GpuProcess, ...] | None = None
+    why: str = ""  # it could not be looked at
+
+
 def environment_for(device: Device | None, peers: Sequence[str] = ()) -> dict[str, str]:
     """Return the variables that make one GPU the only one a process sees, or the first, before its peers; all named by UUID."""
     return {"CUDA_VISIBLE_DEVICES": ",".join((device.uuid, *peers))} if device and device.kind == "cuda" else {}
@@ -74,6 +83,9 @@ def perform(request: bytes) -> Iterator[bytes]:
     task = codec.decode(request, Task)
     if task.kind == "inspect":
         yield codec.encode(_inspect(task.idle_s))
+        return
+    if task.kind == "look" and task.device is not None:
+        yield codec.encode(_look(task.device))
         return
     if not task.jobs or task.device is None or task.effort is None:
         msg = "a measuring task names jobs, a device and an effort"
@@ -90,16 +102,22 @@ def answered(data: bytes, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
     Raises:
         ForgeryError: a line is no outcome, or one of a job that was not asked for, or that has answered before.
     """
-    outcomes: list[Outcome] = []
+    return answers([codec.decode(line, Outcome) for line in data.split(b"\n")[:-1]], jobs)
+
+
+def answers(outcomes: Sequence[Outcome], jobs: Sequence[Job]) -> tuple[Outcome, ...]:
+    """Return outcomes as they are, if each is of another one of some jobs.
+
+    Raises:
+        ForgeryError: one is no outcome, or of a job that was not asked for, or of one that has answered before.
+    """
     open_jobs = list(jobs)
-    for line in data.split(b"\n")[:-1]:
-        outcome = codec.decode(line, Outcome)
+    for outcome in outcomes:
         job = job_of(outcome)
         if job is None or job not in open_jobs:
             what = "not the outcome of a job that was asked for"
             raise ForgeryError(what)
         open_jobs.remove(job)
-        outcomes.append(outcome)
     return tuple(outcomes)
 
 
@@ -123,6 +141,17 @@ def _inspect(idle_s: float) -> Inventory:
         environment=environment,
         devices=devices,
         preflight=tuple(_preflight(device, watched.get(device.uuid), environment, idle_s) for device in devices),
+    )
+
+
+def _look(device: Device) -> Look:
+    if device.driver is None:  # NVML did not list it in the first place, so it cannot say that it has gone
+        return Look(present=True)
+    found = next((d for d in nvml_devices() if d.uuid == device.uuid), None)
+    return Look(
+        present=found is not None and found.unusable_reason is None,
+        neighbours=neighbours(device),
+        why=(found.unusable_reason if found else nvml_status()) or "",
     )
 
 

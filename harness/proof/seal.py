@@ -16,7 +16,8 @@ from harness.proof.signing import Key
 __all__ = ["OPEN", "assemble", "head_digest", "seal"]
 
 OPEN = Seal(outcomes=(), digest="", algorithm="unsigned", public_key=None, signature=None)
-_GAP = b'"outcomes":[]'
+_GAP = b'"outcomes":[],"plan":[]'
+_SEALED_GAP = b'"outcomes":[]'
 
 
 def head_digest(report: Report) -> str:
@@ -25,8 +26,11 @@ def head_digest(report: Report) -> str:
     return codec.digest(replace(report, outcomes=(), seal=blank))
 
 
-def seal(head: Report, outcome_digests: Sequence[str], key: Key | None) -> Report:
-    """Return the report's head, without outcomes, sealed over these digests and signed if there is a key."""
+def seal(head: Report, outcome_digests: Sequence[str], key: Key | None, plan: Sequence[bytes] | None = None) -> Report:
+    """Return the report's head, without outcomes, sealed over these digests and signed if there is a key.
+
+    `plan` holds the canonical bytes of each job, for who has them already.
+    """
     drafted = replace(
         head,
         outcomes=(),
@@ -38,16 +42,21 @@ def seal(head: Report, outcome_digests: Sequence[str], key: Key | None) -> Repor
             signature=None,
         ),
     )
-    digest = head_digest(drafted)
+    digest = codec.digest(assemble(drafted, (), plan))
     signature = key.sign(digest) if key else None
     return replace(drafted, seal=replace(drafted.seal, digest=digest, signature=signature))
 
 
-def assemble(head: Report, outcomes: Sequence[bytes]) -> bytes:
-    """Return the canonical bytes of a report from its head and the canonical bytes of each outcome."""
-    data = codec.encode(replace(head, outcomes=()))
-    if not outcomes:
-        return data
-    # Quotes inside strings are escaped, and the seal's own list is not empty here: the gap is found once.
-    before, gap, after = data.partition(_GAP)
-    return b"".join((before, gap[:-1], b",".join(outcomes), b"]", after))
+def assemble(head: Report, outcomes: Sequence[bytes], plan: Sequence[bytes] | None = None) -> bytes:
+    """Return the canonical bytes of a report from its head and those of each outcome, and of each job of its plan.
+
+    What is long is spliced in: encoding it takes far longer than all the rest, and it was encoded once.
+    """
+    jobs = [codec.encode(job) for job in head.plan] if plan is None else plan
+    digests = [b'"%s"' % digest.encode() for digest in head.seal.outcomes]
+    data = codec.encode(replace(head, outcomes=(), plan=(), seal=replace(head.seal, outcomes=())))
+    # Quotes inside strings are escaped, and no other list is called so: each gap is found once.
+    before, _, rest = data.partition(_GAP)
+    middle, _, after = rest.partition(_SEALED_GAP)
+    parts = (before, b'"outcomes":[', b",".join(outcomes), b'],"plan":[', b",".join(jobs), b"]")
+    return b"".join((*parts, middle, b'"outcomes":[', b",".join(digests), b"]", after))

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness import codec, stats, units
 from harness.errors import ForgeryError, MisuseError
 from harness.model import Fault, Job, Measurement, Outcome, Report, Verdict
+from harness.proof import log as logs
 from harness.proof.seal import head_digest
 from harness.proof.signing import HEX32, is_signed_by
 
-__all__ = ["job_of", "judge_report", "verify"]
+__all__ = ["content_faults", "job_of", "judge_report", "verify"]
 
 _ROUNDING = 1e-9  # relative: the same arithmetic on another libm
 _DISCARDED_MOST = 2  # rounds that the hardware throttled, each tried again
@@ -44,20 +46,26 @@ def verify(*files: str | Path, signer: str | None = None) -> tuple[Verdict, ...]
     newest: dict[str, tuple[str, str | None]] = {}  # node -> file and digest of its report before this one
     for file in files:
         try:
+            log = logs.beside(Path(file))
             report = codec.read(Path(file), Report)
         except ForgeryError as err:
             verdicts.append(_refused(str(file), Fault(path=err.path, what=err.what)))
             continue
         broken = _chain_faults(report, newest.get(report.node.name))
         newest[report.node.name] = (str(file), report.seal.digest)
-        verdicts.append(judge_report(report, str(file), signer=signer, more=broken))
+        verdicts.append(judge_report(report, str(file), signer=signer, more=broken, log=log))
     return tuple(verdicts)
 
 
-def judge_report(report: Report, subject: str, *, signer: str | None = None, more: Sequence[Fault] = ()) -> Verdict:
-    """Judge one decoded report. `more` are faults found outside it."""
-    faults = (*_seal_faults(report), *_signer_faults(report, signer), *_content_faults(report), *more)
+def judge_report(
+    report: Report, subject: str, *, signer: str | None = None, more: Sequence[Fault] = (), log: bytes = b""
+) -> Verdict:
+    """Judge one decoded report, and the log beside it if it is not complete. `more` are faults found outside both."""
+    faults = (*_seal_faults(report), *_signer_faults(report, signer), *content_faults(report), *more)
     complete = len(report.outcomes) == len(report.plan)
+    logged, broken = (0, ()) if complete or faults else _logged(report, log)
+    faults += broken
+    missing = len(report.plan) - len(report.outcomes) - logged
     unchanged = head_digest(report) == report.seal.digest
     signed_by = report.seal.public_key if unchanged and _is_signed(report) else None
     proven = [
@@ -65,12 +73,13 @@ def judge_report(report: Report, subject: str, *, signer: str | None = None, mor
         f"signed by {signed_by}" if signed_by else None,
         "each interval follows from the raw times",
         f"all {len(report.plan)} planned jobs have an outcome" if complete else None,
+        f"the log beside it follows on it and holds more outcomes: {logged}; `harness run --resume` seals them"
+        if logged
+        else None,
     ]
     open_questions = [
         None if signed_by else "who made it: it is unsigned, and anybody can seal a file",
-        None
-        if complete
-        else f"what {len(report.plan) - len(report.outcomes)} of {len(report.plan)} planned jobs would have given",
+        f"what {missing} of {len(report.plan)} planned jobs would have given" if missing else None,
         "that the times were measured, and on this device: that takes a challenge",
         "that it ran on a GPU: the device is emulated" if report.emulated else None,
     ]
@@ -170,7 +179,19 @@ def _signer_faults(report: Report, signer: str | None) -> Iterator[Fault]:
         yield Fault(path="$.seal.public_key", what=f"signed by {report.seal.public_key or 'nobody'}, not by {signer}")
 
 
-def _content_faults(report: Report) -> Iterator[Fault]:
+def _logged(report: Report, log: bytes) -> tuple[int, tuple[Fault, ...]]:
+    """Return how many outcomes the log holds beyond the report, and what is wrong with them."""
+    try:
+        fresh = logs.read(log, report)
+    except ForgeryError as err:
+        return 0, (Fault(path=err.path, what=err.what),)
+    if not fresh:
+        return 0, ()
+    return len(fresh), tuple(content_faults(replace(report, outcomes=(*report.outcomes, *fresh))))
+
+
+def content_faults(report: Report) -> Iterator[Fault]:
+    """Name what is wrong with what a report says, whoever sealed it."""
     planned = {codec.digest(job) for job in report.plan}
     if len(planned) != len(report.plan):
         yield Fault(path="$.plan", what="a job is planned twice")

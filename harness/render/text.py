@@ -14,14 +14,16 @@ from harness.device.preflight import objections
 from harness.measure.compare import Comparison
 from harness.model import Device, Job, Measurement, Note, Outcome, Quote, Report, Score, Verdict
 from harness.registry import Benchmark, Sized
+from harness.scoring.fleet import Fleet, Spread, sentence
 from harness.scoring.placement import gate, no_public_numbers, placements
-from harness.units import energy_per_unit, engineering, quantity, rate_interval
+from harness.units import Quantity, energy_per_unit, engineering, quantity, rate_interval
 
 __all__ = [
     "benchmark_markdown",
     "benchmark_table",
     "comparison_table",
     "device_card",
+    "fleet_tables",
     "job_line",
     "job_of",
     "outcome_line",
@@ -326,3 +328,48 @@ def comparison_table(comparisons: Sequence[Comparison], remarks: Sequence[str]) 
         table.add_row(Text(c.benchmark, style="bold"), params, c.device, change, ends, cycles, said)
     notes = [Text(f"! {line}", style=_FAIR) for line in remarks]
     return Group(table, Text("speed is that of B against A: +2% is faster", style="dim"), *notes)
+
+
+def fleet_tables(fleet: Fleet) -> RenderableType:
+    """Return what a fleet's reports say: each kind's spread, each node, and then which cards are ill and why."""
+    right = ["cards", "median", "MAD", "outliers"]
+    spreads = _table("model", "driver", "limit", "point", *right, "unit", right=right, wrap=["point"])
+    for spread in fleet.spreads:
+        if spread.node is None:
+            spreads.add_row(*_spread_cells(spread))
+    right = ["cards", "ill", "against its model"]
+    nodes = _table("node", *right, "model", right=right)
+    for line in fleet.nodes:
+        change = "" if line.deviation_fraction is None else f"{line.deviation_fraction:+.1%}"
+        count = Text(str(line.ill_count), style=_BAD if line.ill_count else "")
+        nodes.add_row(Text(line.node, style="bold"), str(line.card_count), count, change, line.name)
+    ill = [card for card in fleet.cards if card.ill]
+    said = [Text(f"! {sentence(card, fleet.cards)}", style=_BAD) for card in ill]
+    said += [Text(f"  {line}", style=_FAIR) for line in fleet.remarks]
+    remarks: dict[str, list[str]] = {}
+    for card in fleet.cards:
+        for remark in card.remarks:
+            remarks.setdefault(remark, []).append(card.node)
+    said += [Text(f"  {remark} (node {', '.join(dict.fromkeys(at))})", style="dim") for remark, at in remarks.items()]
+    total = f"{_count(fleet.cards, 'card')} in {_count(fleet.report_digests, 'report')}: {len(ill) or 'none'} ill"
+    return Group(spreads, Text(), nodes, Text(), *said, Text(total, style=_BAD if ill else _GOOD))
+
+
+def _count(things: Sequence[object], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _spread_cells(spread: Spread) -> tuple[str, ...]:
+    shown = engineering(Quantity(spread.median_value, spread.unit))
+    scale = shown.value / spread.median_value if spread.median_value else 1.0
+    return (
+        spread.name,
+        spread.driver or "",
+        f"{spread.power_limit_w:.0f} W" if spread.power_limit_w is not None else "",
+        spread.point,
+        str(spread.card_count),
+        _number(shown.value),
+        _number(spread.mad_value * scale),
+        str(len(spread.outliers) or ""),
+        shown.unit,
+    )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from harness.model import Measurement, Report
 
-__all__ = ["frame"]
+__all__ = ["frame", "value_of"]
 
 _TYPES = {
     "node": "string",
@@ -55,7 +55,7 @@ def _rows(report: Report) -> list[dict[str, object]]:
 
 def _row(report: Report, m: Measurement, digest: str) -> dict[str, object]:
     device = next(d for d in report.devices if d.uuid == m.job.device_uuid)
-    low, high = sorted(_value(m, t) for t in (m.interval.low_s, m.interval.high_s))
+    low, high = sorted(value_of(m, t) for t in (m.interval.low_s, m.interval.high_s))
     return {
         "node": report.node.name,
         "device": device.uuid,
@@ -64,7 +64,7 @@ def _row(report: Report, m: Measurement, digest: str) -> dict[str, object]:
         "benchmark": m.job.benchmark,
         "version": m.job.version,
         "params": json.dumps(dict(m.job.params), sort_keys=True),
-        "value": _value(m, m.time_s),
+        "value": value_of(m, m.time_s),
         "unit": quantity(m.work, m.metric, m.time_s).unit,
         "low": low,
         "high": high,
@@ -74,6 +74,6 @@ def _row(report: Report, m: Measurement, digest: str) -> dict[str, object]:
     }
 
 
-def _value(m: Measurement, time_s: float) -> float:
+def value_of(m: Measurement, time_s: float) -> float:
     """Return the metric's value; a rate in no time at all, the open end of an interval, is infinite."""
     return quantity(m.work, m.metric, time_s).value if time_s or m.metric == "latency" else math.inf

@@ -1,0 +1,297 @@
+"""Outcomes of many reports in one Parquet file, one row each, and back: the package's only door to pyarrow, loaded on the first call.
+
+For programs that read a fleet's results by the column. The reports stay the truth: a row names the digest of its report and of its outcome,
+and what is read back must give the latter; but nobody signed the file, and outcomes may be missing from it.
+
+A column is called as in the records, the name of a nested record before that of its field (`work_flops`, `energy_joules`). `params` is JSON
+text, keys sorted; `value`, `low` and `high` are in `unit`; `ended` is `measured`, `skipped`, or how it failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from harness import codec
+from harness.errors import FailureError, ForgeryError, MisuseError
+from harness.model import Attempt, Failed, Job, Measurement, Outcome, Report, Skipped
+from harness.scoring.evidence import Source, load
+from harness.scoring.frame import value_of
+from harness.units import quantity
+
+__all__ = ["export", "read"]
+
+_ROWS = 1024  # read at once
+_CONTEXT: Mapping[str, Any] = {
+    "report_digest": str,
+    "outcome_digest": str,
+    "node": str,
+    "created_at": str,
+    "sealed_at": str,
+    "preset": str,
+    "signed_by": str,
+    "head": str,  # the report without its plan, its outcomes, and their digests
+    "emulated": bool,
+    "device_name": str,
+    "device_kind": str,
+    "driver": str,
+    "power_limit_w": float,
+    "ended": str,
+    "attempts": tuple[Attempt, ...],
+    "value": float,
+    "low": float,
+    "high": float,
+    "unit": str,
+}
+
+
+def export(*reports: Source, out: str | Path) -> int:
+    """Write the outcomes of reports, verified one after the other, into a Parquet file, and return how many there are.
+
+    The file appears when it is whole, in place of one that was there.
+
+    Raises:
+        MisuseError: there is no such report.
+        ForgeryError: one is not a report, or it was changed.
+        FailureError: the file cannot be written.
+    """
+    path = Path(out)
+    beside = path.with_name(f"{path.name}.partial")
+    try:
+        count = _write(beside, map(load, reports))
+        beside.replace(path)
+    except OSError as err:
+        msg = f"cannot write {str(out)!r}: {err.strerror or err}"
+        raise FailureError(msg) from err
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def read(path: str | Path) -> Iterator[Report]:
+    """Yield the reports of a Parquet file one after the other, without their plans and with the seals they had.
+
+    Raises:
+        MisuseError: there is no such file.
+        ForgeryError: it is not a file that `export` wrote, or a row does not give the outcome that it names.
+    """
+    for _, rows in itertools.groupby(_rows(Path(path)), key=lambda row: row["report_digest"]):
+        yield _report(list(rows), str(path))
+
+
+# --- columns -----------------------------------------------------------------------------------------------------------
+
+
+class _Column(NamedTuple):
+    """A column, and where a measurement holds what is in it."""
+
+    name: str
+    path: tuple[str, ...]
+    hint: Any
+
+
+@cache
+def _columns() -> tuple[_Column, ...]:
+    return tuple(_columns_of(Measurement, (), ""))
+
+
+def _columns_of(record: Any, path: tuple[str, ...], prefix: str) -> Iterator[_Column]:
+    for name, hint in get_type_hints(record).items():
+        inner, here = _bare(hint), (*path, name)
+        if dataclasses.is_dataclass(inner):
+            yield from _columns_of(inner, here, "" if inner is Job else f"{prefix}{name}_")
+        else:
+            yield _Column(prefix + name, here, hint)
+
+
+def _bare(hint: Any) -> Any:
+    """Return a type without its None."""
+    if get_origin(hint) in {Union, types.UnionType}:
+        (bare,) = (arg for arg in get_args(hint) if arg is not type(None))
+        return bare
+    return hint
+
+
+def _arrow(hint: Any) -> Any:
+    """Return the Arrow type that holds values of a type."""
+    import pyarrow as pa
+
+    bare = _bare(hint)
+    if dataclasses.is_dataclass(bare):
+        return pa.struct([(name, _arrow(inner)) for name, inner in get_type_hints(bare).items()])
+    match get_origin(bare):
+        case origin if origin is tuple:
+            return pa.list_(_arrow(get_args(bare)[0]))
+        case origin if origin is Literal or origin is Mapping:  # a mapping is JSON text
+            return pa.string()
+    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[bare]
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    fields = [*_CONTEXT.items(), *((c.name, c.hint) for c in _columns())]
+    return pa.schema([(name, _arrow(hint)) for name, hint in fields], metadata={"schema": "harness.parquet/1"})
+
+
+def _packed(value: Any, hint: Any) -> Any:
+    """Turn mappings inside a plain value into text."""
+    bare = _bare(hint)
+    if value is None:
+        return None
+    if get_origin(bare) is Mapping:
+        return json.dumps(value, sort_keys=True)
+    if get_origin(bare) is tuple and dataclasses.is_dataclass(get_args(bare)[0]):
+        inner = _hints(get_args(bare)[0])
+        return [{k: _packed(v, inner[k]) for k, v in one.items()} for one in value]
+    return value
+
+
+def _unpacked(value: Any, hint: Any) -> Any:
+    bare = _bare(hint)
+    if value is None:
+        return None
+    if get_origin(bare) is Mapping:
+        return json.loads(value)
+    if get_origin(bare) is tuple and dataclasses.is_dataclass(get_args(bare)[0]):
+        inner = _hints(get_args(bare)[0])
+        return [{k: _unpacked(v, inner[k]) for k, v in one.items()} for one in value]
+    return value
+
+
+@cache
+def _hints(record: type) -> dict[str, Any]:
+    return get_type_hints(record)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, reports: Iterable[Report]) -> int:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    schema, count, written = _schema(), 0, set[str]()
+    with path.open("wb") as file:
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for report in reports:
+                rows = [] if report.seal.digest in written else list(_rows_of(report))  # given twice, it is there once
+                written.add(report.seal.digest)
+                if rows:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                count += len(rows)
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _rows_of(report: Report) -> Iterator[dict[str, Any]]:
+    if len(report.seal.outcomes) != len(report.outcomes):
+        what = f"names {len(report.seal.outcomes)} outcomes; the report has {len(report.outcomes)}"
+        raise ForgeryError(what, "$.seal.outcomes")
+    head = replace(report, plan=(), outcomes=(), seal=replace(report.seal, outcomes=()))
+    context = {
+        "report_digest": report.seal.digest,
+        "node": report.node.name,
+        "created_at": report.created_at,
+        "sealed_at": report.sealed_at,
+        "preset": report.preset,
+        "signed_by": report.seal.public_key,
+        "head": codec.encode(head).decode(),
+    }
+    devices = {d.uuid: d for d in report.devices}
+    for outcome, digest in zip(report.outcomes, report.seal.outcomes, strict=True):
+        row = {**context, "outcome_digest": digest, **_row(outcome)}
+        device = devices[row["device_uuid"]]
+        row |= {"emulated": device.emulated, "device_name": device.name, "device_kind": device.kind}
+        yield row | {"driver": device.driver, "power_limit_w": device.power_limit_w}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    held = outcome.measurement or outcome.skipped or outcome.failed
+    plain = codec.plain(held)
+    row = {c.name: _packed(_at(plain, c.path), c.hint) for c in _columns()}
+    row["ended"] = "measured" if outcome.measurement else outcome.failed.outcome if outcome.failed else "skipped"
+    row["attempts"] = codec.plain(outcome.attempts)
+    if outcome.measurement:
+        m = outcome.measurement
+        low, high = sorted(value_of(m, t) for t in (m.interval.low_s, m.interval.high_s))
+        found = quantity(m.work, m.metric, m.time_s)
+        row |= {"value": found.value, "unit": found.unit, "low": low, "high": high}
+    return row
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        value = None if value is None else value.get(name)
+    return value
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(_schema()):
+                what = "its columns are not those that `harness fleet export` writes"
+                raise ForgeryError(what, str(path))
+            for batch in file.iter_batches(batch_size=_ROWS):
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as err:
+        what = f"not a whole Parquet file: {err}"
+        raise ForgeryError(what, str(path)) from err
+    except OSError as err:
+        msg = f"cannot read {str(path)!r}: {err.strerror or err}"
+        raise MisuseError(msg) from err
+
+
+def _report(rows: list[dict[str, Any]], where: str) -> Report:
+    head = codec.decode(rows[0]["head"].encode(), Report)
+    digests = tuple(row["outcome_digest"] for row in rows)
+    outcomes = tuple(map(_outcome, rows))
+    for outcome, digest in zip(outcomes, digests, strict=True):
+        if codec.digest(outcome) != digest:
+            what = f"a row does not give the outcome that it names, {digest[:8]}"
+            raise ForgeryError(what, where)
+    return replace(head, outcomes=outcomes, seal=replace(head.seal, outcomes=digests))
+
+
+def _outcome(row: dict[str, Any]) -> Outcome:
+    attempts = msgspec.convert(row["attempts"], tuple[Attempt, ...])
+    plain: dict[str, Any] = {}
+    for column in _columns():
+        _put(plain, column.path, _unpacked(row[column.name], column.hint))
+    match row["ended"]:
+        case "measured":
+            for name, hint in _hints(Measurement).items():
+                if dataclasses.is_dataclass(_bare(hint)) and all(v is None for v in plain[name].values()):
+                    plain[name] = None
+            return Outcome(measurement=msgspec.convert(plain, Measurement), attempts=attempts)
+        case "skipped":
+            return Outcome(skipped=msgspec.convert(_only(plain, Skipped), Skipped), attempts=attempts)
+        case how:
+            return Outcome(failed=msgspec.convert(_only(plain, Failed) | {"outcome": how}, Failed), attempts=attempts)
+
+
+def _only(plain: dict[str, Any], record: type) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name in _hints(record)}
+
+
+def _put(plain: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        plain = plain.setdefault(name, {})
+    plain[path[-1]] = value
