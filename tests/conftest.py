@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Two workers share two cores: OpenBLAS with threads of its own in each waits for itself most of the time. Read when NumPy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from harness.device.cpu import CpuDevice
 from harness.device.cuda import CudaDevice, cuda_devices, cuda_status
 from harness.model import Device
 
-_WAITS = "test_netns.py"  # for networks and deadlines: begun first, it does so beside those that compute
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what waits; skip what is marked `gpu` where CUDA cannot be used, saying why."""
-    items.sort(key=lambda item: item.path.name != _WAITS)
+    """Skip what is marked `gpu` where CUDA cannot be used, saying why."""
     marked = [item for item in items if item.get_closest_marker("gpu")]
     reason = cuda_status() if marked else None
     if reason:

@@ -325,7 +325,7 @@ def test_a_run_whose_driver_is_killed_twice_measures_every_job_once(nodes: Nodes
     (final,) = out.iterdir()
     wasted = [a.ended for o in each_once(final) for a in o.attempts]
     assert 1 <= len(wasted) <= 4
-    assert set(wasted) == {"aborted"}
+    assert set(wasted) <= {"aborted", "crashed"}  # its lease may see the child of a killed try go before it goes itself
 
 
 # What follows kills nodes; it comes last.
