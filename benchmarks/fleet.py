@@ -163,7 +163,7 @@ def through_leases(ray: Any, found: Sequence[Inventory], each: int, lease: Any) 
         for errand, outcome in run_on_ray(work, orders(lease=lease), ray):
             books[errand.inventory.node.name].append(outcome)
             at, key = time.monotonic(), errand.inventory.node.name
-            if outcome.skipped is None or outcome.skipped.reason.startswith("not"):
+            if outcome.skipped is None or outcome.skipped.reason.startswith("not measured"):
                 sys.exit(f"not measured: {outcome}")
             if key in last and outcome.skipped.reason[0].isdigit():
                 overheads.append(at - last[key] - float(outcome.skipped.reason))

@@ -210,6 +210,7 @@ def fleet(notes: Path, nodes: Mapping[str, Sequence[str]]) -> Iterator[Nodes]:
 
     told = {"FAKE_NODE": "head", "FAKE_GPUS": "GPU-untold=T4"}
     head = {"num_cpus": 1, "num_gpus": 0, "env_vars": told, "include_dashboard": False}
+    head |= {"no_monitor": True, "include_log_monitor": False}
     head["_system_config"] = {"prestart_worker_first_driver": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
