@@ -133,7 +133,7 @@ def _note(what: str, uuid: str) -> Path:
 
 def orders(log: list[Job] | None = None, **more: Any) -> Orders:
     """Return orders for a short run over fake nodes."""
-    patience = Patience(lease_s=30, grace_s=15, ping_s=2, rejoin_s=60, backoff_s=0.1)
+    patience = Patience(lease_s=60, grace_s=15, ping_s=2, rejoin_s=60, backoff_s=0.1)
     settings: dict[str, Any] = {"effort": QUICK, "lease": FakeLease, "patience": patience, "out_of_time": lambda: None}
     settings |= {"started": (log if log is not None else []).append} | more
     return Orders(**settings)

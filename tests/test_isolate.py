@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakefleet import ENVIRONMENT
 
 import harness
 from harness import codec
@@ -27,7 +28,7 @@ from harness.cluster.nursery import _children
 from harness.cluster.task import Inventory, Task, answered
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort
-from harness.model import Device, Environment, Failed, Job, Node, Outcome, Report, Skipped
+from harness.model import Device, Failed, Job, Node, Outcome, Report, Skipped
 from harness.proof.verify import job_of
 
 PLUGIN = '''
@@ -116,17 +117,7 @@ def steps(backend, seed, *, step):
 DEVICE = Device(uuid="CPU-test", name="test", kind="cpu", selector="cpu", sensors={})
 INVENTORY = Inventory(
     node=Node(name="n"),
-    environment=Environment(
-        harness_version="0",
-        python="3",
-        os="Linux",
-        packages={},
-        cpu_limit_count=None,
-        niceness=None,
-        load_average_1min=None,
-        memory_free_bytes=None,
-        governor=None,
-    ),
+    environment=ENVIRONMENT,
     devices=(DEVICE,),
 )
 EFFORT = Effort(warmup_s=0.0, budget_s=0.01, samples=2, rounds_min=2, rounds_max=3)

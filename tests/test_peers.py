@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from test_ray import ENVIRONMENT, FakeRay, carry_out, skip
+from fakefleet import ENVIRONMENT
+from test_ray import FakeRay, carry_out, skip
 
 import harness
 from harness import registry

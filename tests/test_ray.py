@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakefleet import ENVIRONMENT
 
 import harness
 from harness import codec
@@ -28,7 +29,7 @@ from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory
 from harness.errors import FailureError, MisuseError
 from harness.measure.rounds import Effort
-from harness.model import Device, Environment, Job, Node, Outcome, Skipped
+from harness.model import Device, Job, Node, Outcome, Skipped
 
 SEED = "5eed"
 PLUGIN = '''"""A benchmark that breaks its process, and one that looks around."""
@@ -246,19 +247,6 @@ class FakeRay:
 
     def kill(self, actor: object) -> None:
         self.killed += 1
-
-
-ENVIRONMENT = Environment(
-    harness_version="0",
-    python="3",
-    os="Linux",
-    packages={},
-    cpu_limit_count=None,
-    niceness=None,
-    load_average_1min=None,
-    memory_free_bytes=None,
-    governor=None,
-)
 
 
 def skip(job: Job) -> Outcome:

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from fakefleet import ENVIRONMENT
 
 import harness
 from harness import codec
 from harness.cluster import journal as journals
 from harness.cluster.journal import Journal, prepare_folder, reopen
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.model import Environment, Job, Node, Outcome, Report, Skipped
+from harness.model import Job, Node, Outcome, Report, Skipped
 from harness.proof.seal import OPEN
 from harness.proof.signing import load_key
 from harness.proof.verify import job_of
@@ -211,17 +212,7 @@ def head(jobs: int, node: str = "a node") -> Report:
         created_at="2026-01-02T03:04:05Z",
         sealed_at="2026-01-02T03:04:05Z",
         node=Node(name=node),
-        environment=Environment(
-            harness_version="0",
-            python="3",
-            os="Linux",
-            packages={},
-            cpu_limit_count=None,
-            niceness=None,
-            load_average_1min=None,
-            memory_free_bytes=None,
-            governor=None,
-        ),
+        environment=ENVIRONMENT,
         devices=(harness.Device(uuid="CPU-1", name="a processor", kind="cpu", selector="cpu", sensors={}),),
         preflight=(),
         emulated=False,

@@ -25,6 +25,7 @@ __all__ = ["Lease", "Order"]
 _INSPECT_S = 120.0
 _LOOK_S = 30.0
 _MOMENT_S = 1.0
+_OUTLIVED_S = 1.0  # when a driver dies, Ray kills the processes of a lease before the lease: that is no crash of theirs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +113,12 @@ class Lease:
             self._spool.forget(have)
 
     def carry_out(self, order: Order) -> Reply:
-        """Make one try at a batch; keep the reply, where there is a spool, before giving it."""
+        """Make one try at a batch; keep the reply, where there is a spool, before giving it: a crash only once it is outlived."""
         before = self._just_seen(order.device) or self.look(order.device)
         reply = self._lost(order, before) if not before.present else self._try(order, before)
         if self._spool:
+            if _crashed(reply):
+                time.sleep(_OUTLIVED_S)
             self._spool.keep(reply)
         return reply
 
@@ -182,6 +185,10 @@ class Lease:
         outcomes += [Outcome(failed=failed) for failed in failures]
         outcomes.sort(key=lambda outcome: task.jobs.index(job_of(outcome)))
         return Reply(attempt=attempt, started_at=started_at, elapsed_s=ended.elapsed_s, outcomes=tuple(outcomes))
+
+
+def _crashed(reply: Reply) -> bool:
+    return any(outcome.failed and outcome.failed.outcome == "crashed" for outcome in reply.outcomes)
 
 
 def _gone(look: Look) -> str:

@@ -92,7 +92,8 @@ def run(
         device: `all`, `cpu` or `cuda:N`.
         seed: hex digits that all inputs follow from; fresh ones by default.
         out: folder for the reports, made if missing.
-        ray: `local` or the address of a Ray cluster; by default this machine without Ray.
+        ray: `local` or the address of a Ray cluster; by default this machine without Ray. A cluster that is lost may take this very
+            process along, which is why the command line does this in a child; what was measured is on disk.
         budget_s: seconds after which nothing new is started; what is left is reported as skipped.
         resume: unfinished reports to finish, with the plans, seeds and the one preset they have.
         key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.

@@ -52,6 +52,11 @@ class Answers(NamedTuple):
     codes: Sequence[int]
     raw: bytes
 
+    @property
+    def lost(self) -> int | None:
+        """The first code that says the GPU or its driver is gone; None if none does."""
+        return next((code for code in self.codes if code in LOST), None)
+
 
 class Panel:
     """The questions to one GPU, and the fields that one call reads together."""

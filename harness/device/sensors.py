@@ -128,9 +128,8 @@ class NvmlSensors:
         """Ask as `read` does, and return what makes a sample of the answers, at a better time."""
         self._reads += 1
         answers = self._panel.ask(seldom=self._reads % _SELDOM == 0)
-        if not LOST.isdisjoint(answers.codes):
-            err = self._nvml.NVMLError(next(code for code in answers.codes if code in LOST))
-            raise SensorsLostError(_reason(err))
+        if answers.lost is not None:
+            raise SensorsLostError(_reason(self._nvml.NVMLError(answers.lost)))
         return functools.partial(self._sample, at_s, answers)
 
     def _sample(self, at_s: float, answers: Answers) -> TelemetrySample:
@@ -378,7 +377,8 @@ def _probe(nvml: _Nvml, gpu: _Gpu) -> tuple[dict[str, SensorState], dict[str, Qu
         fields = _FIELD_SENSORS.get(name, ())
         tried: list[SensorState] = ["ok" if f in values else _STATES.get(refused[f], "error") for f in fields]
         for question in () if "ok" in tried else _QUESTIONS.get(name, ()):
-            tried.append(_state(nvml, max(Panel(nvml, gpu, {name: question}).ask().codes)))
+            answers = Panel(nvml, gpu, {name: question}).ask()
+            tried.append(_state(nvml, answers.lost or max(answers.codes)))
             if tried[-1] == "ok":
                 questions[name] = question
                 break
