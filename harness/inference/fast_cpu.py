@@ -63,8 +63,8 @@ class _Layer:
 class FastModel:
     """A model whose single tokens are decoded by compiled code.
 
-    The layers' matrices are copied into one block of memory, on large pages where the system grants them: walking through them is what
-    decoding does, and with small pages it is an eighth slower.
+    All matrices are copied into one block of memory, on large pages where the system grants them: walking through them is what decoding
+    does, and with small pages it is an eighth slower.
 
     Args:
         model: holds the weights and takes in prompts.
@@ -91,6 +91,7 @@ class FastModel:
         self._head, self._layers = _packed(model)
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="decode") if threads > 1 else None
         self._counter = np.zeros(1, dtype=np.int64)
+        self._norm = _own(model._norm)  # noqa: SLF001 - two halves of one thing
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """Take memory as `Model.cache` does."""
@@ -159,26 +160,27 @@ class FastModel:
                 (normed, scores, *shared),
             )  # fmt: skip
         if logits is not None:
-            kernels.head(thread, threads, self.model._norm, eps, self._head, hidden, normed, logits)  # noqa: SLF001
+            kernels.head(thread, threads, self._norm, eps, self._head, hidden, normed, logits)
 
 
 def _packed(model: Model) -> tuple[Array, dict[int, _Layer]]:
-    """Copy the layers' matrices behind one another; returns the head's, which stays where it is, and the layers."""
+    """Copy all matrices behind one another; returns the head's, and the layers."""
     parts = {index: list(_matrices(layer)) for index, layer in model._layers.items()}  # noqa: SLF001 - two halves of one thing
-    size = sum(_aligned(m) for matrices in parts.values() for m in matrices)
+    head = model._head  # noqa: SLF001
+    last = expanded(model.ops, head) if is_quantised(head) else head
+    size = sum(_aligned(m) for matrices in parts.values() for m in matrices) + _aligned(last)
     block = np.empty(size + _LINE, dtype=np.uint8)  # NumPy asks for large pages for a block of this size
     first = -block.ctypes.data % _LINE
-    layers = {}
-    for index, matrices in parts.items():
-        layer, placed = model._layers[index], []  # noqa: SLF001
-        for matrix in matrices:
-            view = block[first : first + matrix.nbytes].view(np.float32).reshape(matrix.shape)
-            view[:] = matrix
-            placed.append(view)
-            first += _aligned(matrix)
-        layers[index] = _layer(layer, placed)
-    head = model._head  # noqa: SLF001
-    return np.ascontiguousarray(expanded(model.ops, head) if is_quantised(head) else head), layers
+
+    def placed(matrix: Array) -> Array:
+        nonlocal first
+        view = block[first : first + matrix.nbytes].view(np.float32).reshape(matrix.shape)
+        view[:] = matrix
+        first += _aligned(matrix)
+        return view
+
+    layers = {i: _layer(model._layers[i], [placed(m) for m in matrices]) for i, matrices in parts.items()}  # noqa: SLF001
+    return placed(last), layers
 
 
 def _aligned(matrix: Array) -> int:
@@ -194,9 +196,15 @@ def _matrices(layer: Layer) -> Iterator[Array]:
 
 def _layer(layer: Layer, matrices: list[Array]) -> _Layer:
     assert not isinstance(layer.mixer, DeltaMixer)  # noqa: S101 - `refusal` has seen to it
-    mixer, none = layer.mixer, np.zeros(0, dtype=np.float32)
+    mixer = layer.mixer
     inward, outward, gate_up, down = matrices
-    norms = np.zeros((0, 0), dtype=np.float32) if mixer.head_norm is None else mixer.head_norm.reshape(len(mixer.head_norm), -1)
-    biases = [none if bias is None else bias for bias in (mixer.inward_bias, mixer.outward_bias)]
-    weights = layer.mixer_norm, inward, outward, layer.block_norm, gate_up, down
-    return _Layer(weights, (biases[0], norms, biases[1]), mixer.window or 0)
+    norms = (
+        np.zeros((0, 0), np.float32) if mixer.head_norm is None else mixer.head_norm.reshape(len(mixer.head_norm), -1)
+    )
+    weights = _own(layer.mixer_norm), inward, outward, _own(layer.block_norm), gate_up, down
+    return _Layer(weights, (_own(mixer.inward_bias), _own(norms), _own(mixer.outward_bias)), mixer.window or 0)
+
+
+def _own(array: Array | None) -> Array:
+    """Return a copy: what is compiled for arrays that may be written would be compiled again for a file's, which may not."""
+    return np.zeros(0, dtype=np.float32) if array is None else np.array(array, dtype=np.float32, order="C")
