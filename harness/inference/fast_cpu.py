@@ -12,7 +12,7 @@ the caller stays with the model. Matrices of fewer bits are expanded: on a CPU t
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,6 +91,7 @@ class FastModel:
         self._head, self._layers = _packed(model)
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="decode") if threads > 1 else None
         self._counter = np.zeros(1, dtype=np.int64)
+        self._angles: tuple[Cache, tuple[Array, Array]] | None = None
         self._norm = _own(model._norm)  # noqa: SLF001 - two halves of one thing
 
     def cache(self, batch: int, capacity: int) -> Cache:
@@ -124,13 +125,24 @@ class FastModel:
     def _decoded(self, tokens: Array, cache: Cache, *, with_logits: bool) -> Array | None:
         hidden = np.ascontiguousarray(self.model._embedded(tokens))  # noqa: SLF001 - two halves of one thing
         logits = np.empty((cache.batch, self.spec.vocab), dtype=np.float32) if with_logits else None
-        shared = self._shared(cache.batch)
-        work = [(thread, cache, hidden, logits, shared) for thread in range(self.threads)]
+        angles, shared = self._angles_of(cache), self._shared(cache.batch)
+        work = [(thread, cache, angles, hidden, logits, shared) for thread in range(self.threads)]
+        self._counter[0] = 0
         others = [self._pool.submit(self._thread, *w) for w in work[1:]] if self._pool is not None else []
-        self._thread(*work[0])
+        try:
+            self._thread(*work[0])
+        finally:
+            wait(others)
         for other in others:
             other.result()
         return logits
+
+    def _angles_of(self, cache: Cache) -> tuple[Array, Array]:
+        """Return cosine and sine of half the places: a cache's tables hold each angle twice, for both numbers of a pair."""
+        if self._angles is None or self._angles[0] is not cache:
+            half = self.spec.rotary // 2
+            self._angles = cache, (_own(cache.cos[:, :half]), _own(cache.sin[:, half:]))
+        return self._angles[1]
 
     def _shared(self, batch: int) -> tuple[Array, ...]:
         """Return what all threads work in: projected, mixed, added, middle, active."""
@@ -141,22 +153,33 @@ class FastModel:
             np.empty((batch, n), dtype=np.float32) for n in (projected, queries, spec.hidden, 2 * width, width)
         )
 
-    def _thread(
-        self, thread: int, cache: Cache, hidden: Array, logits: Array | None, shared: tuple[Array, ...]
+    def _thread(self, thread: int, *work: Any) -> None:
+        try:
+            self._part(thread, *work)
+        except BaseException:
+            self._counter[0] = self._kernels.ABANDONED  # nobody waits for this thread any longer
+            raise
+
+    def _part(  # noqa: PLR0913 - what a step consists of
+        self,
+        thread: int,
+        cache: Cache,
+        angles: tuple[Array, Array],
+        hidden: Array,
+        logits: Array | None,
+        shared: tuple[Array, ...],
     ) -> None:
         """Do one thread's part of a step."""
         spec, kernels, threads = self.spec, self._kernels, self.threads
         eps = np.float32(spec.norm_eps)
         normed = np.empty((cache.batch, spec.hidden), dtype=np.float32)
         scores = np.empty(cache.capacity, dtype=np.float32)
-        half = spec.rotary // 2  # the tables hold each angle twice, for both numbers of a pair
-        cos, sin = cache.cos[:, :half], cache.sin[:, half:]
         for index, layer in self._layers.items():
             memory = cache.layers[index]
             assert isinstance(memory, KeyValues)  # noqa: S101 - the model has no other layers
             kernels.layer(
                 thread, threads, self._counter, cache.lengths, layer.weights, layer.attention,
-                (spec.heads, spec.kv_heads, layer.window, eps), memory.keys, memory.values, cos, sin, hidden,
+                (spec.heads, spec.kv_heads, layer.window, eps), memory.keys, memory.values, *angles, hidden,
                 (normed, scores, *shared),
             )  # fmt: skip
         if logits is not None:
@@ -206,5 +229,5 @@ def _layer(layer: Layer, matrices: list[Array]) -> _Layer:
 
 
 def _own(array: Array | None) -> Array:
-    """Return a copy: what is compiled for arrays that may be written would be compiled again for a file's, which may not."""
+    """Return a copy whose numbers lie in a row and may be written: for any other kind of array all would be compiled again."""
     return np.zeros(0, dtype=np.float32) if array is None else np.array(array, dtype=np.float32, order="C")
