@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from harness.inference.specs import SPECS, ModelSpec, Rope, from_hf_config
 
 Host = np.ndarray[Any, Any]
 BOUND = 2e-5  # of the logits' standard deviation
-PROMPT = (np.arange(6 * 5) * 7 % 96).reshape(6, 5)
-COUNTS = [5, 3, 4, 5, 1, 2]
+PROMPT = (np.arange(14 * 5) * 7 % 96).reshape(14, 5)
+COUNTS = [5, 3, 4, 5, 1, 2, 3] * 2
 # Everything that the compiled layer knows: a window, norms of heads, biases; the other has none of it.
 SPEC: dict[str, ModelSpec] = {
     "rich": replace(
@@ -69,7 +70,7 @@ def filled(of: Model, batch: int) -> Cache:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("batch", [1, 3, 6])
+@pytest.mark.parametrize("batch", [1, 3, 6, 14])
 @pytest.mark.parametrize("kind", SPEC)
 def test_token_by_token_it_answers_as_the_model_does(kind: str, batch: int, threads: int) -> None:
     reference, fast = model(kind), FastModel(model(kind), threads=threads)
@@ -80,7 +81,7 @@ def test_token_by_token_it_answers_as_the_model_does(kind: str, batch: int, thre
     assert ours.lengths.tolist() == theirs.lengths.tolist()
 
 
-@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("batch", [1, 7, 14])
 def test_an_answer_does_not_depend_on_the_number_of_threads(batch: int) -> None:
     answers: list[Any] = []
     for threads in (1, 2, 3, 5):
@@ -105,6 +106,24 @@ def test_it_takes_turns_with_the_model_on_one_cache() -> None:
     last = fast.forward(tokens[:, 14:], ours, watch=lambda _, name, __: seen.append(name))
     assert distance(last, truth[:, 14]) <= BOUND
     assert seen == ["in", "out"] * 3
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_thread_that_fails_leaves_nobody_waiting(failing: int) -> None:
+    fast = FastModel(model("plain"), threads=2)
+    cache, kernels = filled(fast.model, 1), fast._kernels
+
+    def layer(thread: int, *args: Any) -> None:
+        if thread == failing:
+            raise InterruptedError
+        kernels.layer(thread, *args)
+
+    fast._kernels = SimpleNamespace(layer=layer, head=kernels.head, ABANDONED=kernels.ABANDONED)  # type: ignore[assignment]
+    with pytest.raises(InterruptedError):
+        fast.forward(PROMPT[:1, :1], cache)
+    fast._kernels = kernels
+    again = filled(fast.model, 1)
+    assert distance(fast.forward(PROMPT[:1, :1], cache), fast.model.forward(PROMPT[:1, :1], again)) <= BOUND
 
 
 def test_many_rows_and_rows_that_sit_out_are_left_to_the_model() -> None:

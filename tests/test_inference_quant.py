@@ -37,7 +37,7 @@ def scale_of_each(q: Quantised) -> np.ndarray:
         | st.floats(-(2.0**-20), 2.0**-20, width=32),
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_no_weight_is_off_by_more_than_half_a_scale(bits: int, x: np.ndarray) -> None:
     q = quantise(x, bits=bits)
     peak = np.abs(x.reshape(2, 2, GROUP)).max(axis=-1)

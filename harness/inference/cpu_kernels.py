@@ -17,8 +17,13 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types  # noqa: TID253 - to import this module is to want Numba loaded
 from numba.extending import intrinsic  # noqa: TID253
 
-__all__ = ["head", "layer"]
+__all__ = ["ABANDONED", "head", "layer"]
 
+ABANDONED = -(
+    1 << 62
+)  # what the barrier's counter is set to so that nobody waits: it stays negative, however many come
+
+_MANY = 12  # columns
 _SPINS = 2000  # before a thread that waits lets others run
 _SUMS = {"reassoc", "nsz", "contract"}  # sums may be taken in vectors, products fused
 
@@ -49,12 +54,12 @@ def _seen(_: Any, counter: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _meet(counter, threads):
-    """Wait until all threads have come here. The counter only grows, so it needs no reset."""
+    """Wait until all threads have come here, or one has given up. The counter only grows, so no barrier has to reset it."""
     if threads == 1:
         return
     goal = (_arrive(counter) // threads + 1) * threads
     spins = 0
-    while _seen(counter) < goal:
+    while 0 <= _seen(counter) < goal:
         spins += 1
         if spins > _SPINS:
             _yield()
@@ -62,53 +67,90 @@ def _meet(counter, threads):
 
 @njit(nogil=True, cache=True)
 def _share(count, thread, threads):
-    """Return where a thread's part of `count` things begins and ends: at even numbers, so that rows are paired alike for any threads."""
-    pairs = (count + 1) // 2
-    return 2 * (pairs * thread // threads), min(count, 2 * (pairs * (thread + 1) // threads))
+    """Return where a thread's part of `count` things begins and ends: at multiples of three, so that rows meet in tiles alike for any threads."""
+    triples = (count + 2) // 3
+    return 3 * (triples * thread // threads), min(count, 3 * (triples * (thread + 1) // threads))
 
 
 @njit(nogil=True, cache=True, fastmath=_SUMS)
-def _product(matrix, x, out, row, first):
-    """Multiply one row with the columns from the first on: one after the other, each at the speed at which the row comes from memory."""
-    for b in range(first, len(x)):
-        total = np.float32(0)
-        for k in range(matrix.shape[1]):
-            total += matrix[row, k] * x[b, k]
-        out[b, row] = total
-
-
-@njit(nogil=True, cache=True, fastmath=_SUMS)
-def _tile(matrix, x, out, row, first):
-    """Multiply two rows with four columns: eight sums, as many as keep the multipliers busy."""
-    p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = np.float32(0)
+def _by_one(matrix, x, out, row, b):
+    """Multiply a row with a column."""
+    total = np.float32(0)
     for k in range(matrix.shape[1]):
-        p, q = matrix[row, k], matrix[row + 1, k]
-        p0 += p * x[first, k]
-        q0 += q * x[first, k]
-        p1 += p * x[first + 1, k]
-        q1 += q * x[first + 1, k]
-        p2 += p * x[first + 2, k]
-        q2 += q * x[first + 2, k]
-        p3 += p * x[first + 3, k]
-        q3 += q * x[first + 3, k]
-    out[first, row], out[first + 1, row], out[first + 2, row], out[first + 3, row] = p0, p1, p2, p3
-    out[first, row + 1], out[first + 1, row + 1], out[first + 2, row + 1], out[first + 3, row + 1] = q0, q1, q2, q3
+        total += matrix[row, k] * x[b, k]
+    out[b, row] = total
+
+
+@njit(nogil=True, cache=True, fastmath=_SUMS)
+def _by_two(matrix, x, out, row, b):
+    """Multiply a row with two columns."""
+    s0 = s1 = np.float32(0)
+    for k in range(matrix.shape[1]):
+        p = matrix[row, k]
+        s0 += p * x[b, k]
+        s1 += p * x[b + 1, k]
+    out[b, row], out[b + 1, row] = s0, s1
+
+
+@njit(nogil=True, cache=True, fastmath=_SUMS)
+def _by_four(matrix, x, out, row, b):
+    """Multiply a row with four columns."""
+    s0 = s1 = s2 = s3 = np.float32(0)
+    for k in range(matrix.shape[1]):
+        p = matrix[row, k]
+        s0 += p * x[b, k]
+        s1 += p * x[b + 1, k]
+        s2 += p * x[b + 2, k]
+        s3 += p * x[b + 3, k]
+    out[b, row], out[b + 1, row], out[b + 2, row], out[b + 3, row] = s0, s1, s2, s3
+
+
+@njit(nogil=True, cache=True, fastmath=_SUMS)
+def _three_by_four(matrix, x, out, row, b):
+    """Multiply three rows with four columns: twelve sums, three numbers of the rows and one of a column fill the 16 registers of AVX2."""
+    p0 = p1 = p2 = p3 = q0 = q1 = q2 = q3 = r0 = r1 = r2 = r3 = np.float32(0)
+    for k in range(matrix.shape[1]):
+        p, q, r = matrix[row, k], matrix[row + 1, k], matrix[row + 2, k]
+        p0 += p * x[b, k]
+        q0 += q * x[b, k]
+        r0 += r * x[b, k]
+        p1 += p * x[b + 1, k]
+        q1 += q * x[b + 1, k]
+        r1 += r * x[b + 1, k]
+        p2 += p * x[b + 2, k]
+        q2 += q * x[b + 2, k]
+        r2 += r * x[b + 2, k]
+        p3 += p * x[b + 3, k]
+        q3 += q * x[b + 3, k]
+        r3 += r * x[b + 3, k]
+    out[b, row], out[b + 1, row], out[b + 2, row], out[b + 3, row] = p0, p1, p2, p3
+    out[b, row + 1], out[b + 1, row + 1], out[b + 2, row + 1], out[b + 3, row + 1] = q0, q1, q2, q3
+    out[b, row + 2], out[b + 1, row + 2], out[b + 2, row + 2], out[b + 3, row + 2] = r0, r1, r2, r3
 
 
 @njit(nogil=True, cache=True)
 def _products(matrix, x, out, low, high):
-    """Multiply the rows from low to high with each column: matrix (rows, width), x (batch, width), out (batch, rows)."""
-    tiled = len(x) // 4 * 4
-    row = low
-    while tiled and row + 2 <= high:
-        for first in range(0, tiled, 4):
-            _tile(matrix, x, out, row, first)
-        _product(matrix, x, out, row, tiled)
-        _product(matrix, x, out, row + 1, tiled)
-        row += 2
-    while row < high:
-        _product(matrix, x, out, row, 0)
-        row += 1
+    """Multiply the rows from low to high with each column: matrix (rows, width), x (batch, width), out (batch, rows).
+
+    Few columns take as long as the rows take to come from memory, which is least where they come one after the other; many columns
+    take as long as the sums, which is least where rows share what is read of a column.
+    """
+    batch, row = len(x), low
+    fours = batch // 4 * 4
+    while batch >= _MANY and row + 3 <= high:
+        for b in range(0, fours, 4):
+            _three_by_four(matrix, x, out, row, b)
+        for r in range(row, row + 3):
+            for b in range(fours, batch):
+                _by_one(matrix, x, out, r, b)
+        row += 3
+    for r in range(row, high):
+        for b in range(0, fours, 4):
+            _by_four(matrix, x, out, r, b)
+        if batch - fours >= 2:  # noqa: PLR2004
+            _by_two(matrix, x, out, r, fours)
+        if batch % 2:
+            _by_one(matrix, x, out, r, batch - 1)
 
 
 @njit(nogil=True, cache=True, fastmath=_SUMS)

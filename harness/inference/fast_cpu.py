@@ -12,7 +12,7 @@ the caller stays with the model. Matrices of fewer bits are expanded: on a CPU t
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,8 +63,8 @@ class _Layer:
 class FastModel:
     """A model whose single tokens are decoded by compiled code.
 
-    The layers' matrices are copied into one block of memory, on large pages where the system grants them: walking through them is what
-    decoding does, and with small pages it is an eighth slower.
+    All matrices are copied into one block of memory, on large pages where the system grants them: walking through them is what decoding
+    does, and with small pages it is an eighth slower.
 
     Args:
         model: holds the weights and takes in prompts.
@@ -91,6 +91,8 @@ class FastModel:
         self._head, self._layers = _packed(model)
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="decode") if threads > 1 else None
         self._counter = np.zeros(1, dtype=np.int64)
+        self._angles: tuple[Cache, tuple[Array, Array]] | None = None
+        self._norm = _own(model._norm)  # noqa: SLF001 - two halves of one thing
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """Take memory as `Model.cache` does."""
@@ -123,13 +125,24 @@ class FastModel:
     def _decoded(self, tokens: Array, cache: Cache, *, with_logits: bool) -> Array | None:
         hidden = np.ascontiguousarray(self.model._embedded(tokens))  # noqa: SLF001 - two halves of one thing
         logits = np.empty((cache.batch, self.spec.vocab), dtype=np.float32) if with_logits else None
-        shared = self._shared(cache.batch)
-        work = [(thread, cache, hidden, logits, shared) for thread in range(self.threads)]
+        angles, shared = self._angles_of(cache), self._shared(cache.batch)
+        work = [(thread, cache, angles, hidden, logits, shared) for thread in range(self.threads)]
+        self._counter[0] = 0
         others = [self._pool.submit(self._thread, *w) for w in work[1:]] if self._pool is not None else []
-        self._thread(*work[0])
+        try:
+            self._thread(*work[0])
+        finally:
+            wait(others)
         for other in others:
             other.result()
         return logits
+
+    def _angles_of(self, cache: Cache) -> tuple[Array, Array]:
+        """Return cosine and sine of half the places: a cache's tables hold each angle twice, for both numbers of a pair."""
+        if self._angles is None or self._angles[0] is not cache:
+            half = self.spec.rotary // 2
+            self._angles = cache, (_own(cache.cos[:, :half]), _own(cache.sin[:, half:]))
+        return self._angles[1]
 
     def _shared(self, batch: int) -> tuple[Array, ...]:
         """Return what all threads work in: projected, mixed, added, middle, active."""
@@ -140,45 +153,57 @@ class FastModel:
             np.empty((batch, n), dtype=np.float32) for n in (projected, queries, spec.hidden, 2 * width, width)
         )
 
-    def _thread(
-        self, thread: int, cache: Cache, hidden: Array, logits: Array | None, shared: tuple[Array, ...]
+    def _thread(self, thread: int, *work: Any) -> None:
+        try:
+            self._part(thread, *work)
+        except BaseException:
+            self._counter[0] = self._kernels.ABANDONED  # nobody waits for this thread any longer
+            raise
+
+    def _part(  # noqa: PLR0913 - what a step consists of
+        self,
+        thread: int,
+        cache: Cache,
+        angles: tuple[Array, Array],
+        hidden: Array,
+        logits: Array | None,
+        shared: tuple[Array, ...],
     ) -> None:
         """Do one thread's part of a step."""
         spec, kernels, threads = self.spec, self._kernels, self.threads
         eps = np.float32(spec.norm_eps)
         normed = np.empty((cache.batch, spec.hidden), dtype=np.float32)
         scores = np.empty(cache.capacity, dtype=np.float32)
-        half = spec.rotary // 2  # the tables hold each angle twice, for both numbers of a pair
-        cos, sin = cache.cos[:, :half], cache.sin[:, half:]
         for index, layer in self._layers.items():
             memory = cache.layers[index]
             assert isinstance(memory, KeyValues)  # noqa: S101 - the model has no other layers
             kernels.layer(
                 thread, threads, self._counter, cache.lengths, layer.weights, layer.attention,
-                (spec.heads, spec.kv_heads, layer.window, eps), memory.keys, memory.values, cos, sin, hidden,
+                (spec.heads, spec.kv_heads, layer.window, eps), memory.keys, memory.values, *angles, hidden,
                 (normed, scores, *shared),
             )  # fmt: skip
         if logits is not None:
-            kernels.head(thread, threads, self.model._norm, eps, self._head, hidden, normed, logits)  # noqa: SLF001
+            kernels.head(thread, threads, self._norm, eps, self._head, hidden, normed, logits)
 
 
 def _packed(model: Model) -> tuple[Array, dict[int, _Layer]]:
-    """Copy the layers' matrices behind one another; returns the head's, which stays where it is, and the layers."""
+    """Copy all matrices behind one another; returns the head's, and the layers."""
     parts = {index: list(_matrices(layer)) for index, layer in model._layers.items()}  # noqa: SLF001 - two halves of one thing
-    size = sum(_aligned(m) for matrices in parts.values() for m in matrices)
+    head = model._head  # noqa: SLF001
+    last = expanded(model.ops, head) if is_quantised(head) else head
+    size = sum(_aligned(m) for matrices in parts.values() for m in matrices) + _aligned(last)
     block = np.empty(size + _LINE, dtype=np.uint8)  # NumPy asks for large pages for a block of this size
     first = -block.ctypes.data % _LINE
-    layers = {}
-    for index, matrices in parts.items():
-        layer, placed = model._layers[index], []  # noqa: SLF001
-        for matrix in matrices:
-            view = block[first : first + matrix.nbytes].view(np.float32).reshape(matrix.shape)
-            view[:] = matrix
-            placed.append(view)
-            first += _aligned(matrix)
-        layers[index] = _layer(layer, placed)
-    head = model._head  # noqa: SLF001
-    return np.ascontiguousarray(expanded(model.ops, head) if is_quantised(head) else head), layers
+
+    def placed(matrix: Array) -> Array:
+        nonlocal first
+        view = block[first : first + matrix.nbytes].view(np.float32).reshape(matrix.shape)
+        view[:] = matrix
+        first += _aligned(matrix)
+        return view
+
+    layers = {i: _layer(model._layers[i], [placed(m) for m in matrices]) for i, matrices in parts.items()}  # noqa: SLF001
+    return placed(last), layers
 
 
 def _aligned(matrix: Array) -> int:
@@ -194,13 +219,15 @@ def _matrices(layer: Layer) -> Iterator[Array]:
 
 def _layer(layer: Layer, matrices: list[Array]) -> _Layer:
     assert not isinstance(layer.mixer, DeltaMixer)  # noqa: S101 - `refusal` has seen to it
-    mixer, none = layer.mixer, np.zeros(0, dtype=np.float32)
+    mixer = layer.mixer
     inward, outward, gate_up, down = matrices
     norms = (
-        np.zeros((0, 0), dtype=np.float32)
-        if mixer.head_norm is None
-        else mixer.head_norm.reshape(len(mixer.head_norm), -1)
+        np.zeros((0, 0), np.float32) if mixer.head_norm is None else mixer.head_norm.reshape(len(mixer.head_norm), -1)
     )
-    biases = [none if bias is None else bias for bias in (mixer.inward_bias, mixer.outward_bias)]
-    weights = layer.mixer_norm, inward, outward, layer.block_norm, gate_up, down
-    return _Layer(weights, (biases[0], norms, biases[1]), mixer.window or 0)
+    weights = _own(layer.mixer_norm), inward, outward, _own(layer.block_norm), gate_up, down
+    return _Layer(weights, (_own(mixer.inward_bias), _own(norms), _own(mixer.outward_bias)), mixer.window or 0)
+
+
+def _own(array: Array | None) -> Array:
+    """Return a copy whose numbers lie in a row and may be written: for any other kind of array all would be compiled again."""
+    return np.zeros(0, dtype=np.float32) if array is None else np.array(array, dtype=np.float32, order="C")
