@@ -1,8 +1,8 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, and `node` is `harness node start`.
-Each is imported when it is first used, so that `import harness` loads nothing heavy.
+`schema`, `serve_bench`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, and `node` is
+`harness node start`. Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
     finished = harness.run("stream", "gemm", device="cpu")
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.cluster.session import Finished, devices, run
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
+    from harness.inference.serve_bench import serve_bench
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.signing import keygen
@@ -34,6 +35,7 @@ _HOMES = {
     "harness.cluster.session": ("Finished", "devices", "run"),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
+    "harness.inference.serve_bench": ("serve_bench",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.signing": ("keygen",),
@@ -76,6 +78,7 @@ __all__ = [
     "run",
     "schema",
     "score",
+    "serve_bench",
     "verify",
 ]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import recording
 
 from harness import codec, registry, units
 from harness.device.backend import Backend
@@ -23,14 +24,9 @@ ANY_DEVICE = Device(
 BRIEF = Effort(warmup_s=0.0, budget_s=0.02, sample_s=1e-6, samples=2, rounds_min=2, rounds_max=3)
 
 
-def cells() -> Iterator[Any]:
-    """Every choice of every benchmark at its smallest size."""
-    for bench in registry.find():
-        for params in registry.points(bench, ANY_DEVICE, small=True):
-            yield pytest.param(bench, params, id=f"{bench.name}-{'-'.join(map(str, params.values()))}")
-
-
-every_cell = pytest.mark.parametrize(("bench", "params"), list(cells()))
+every_cell = pytest.mark.parametrize(
+    ("bench", "params"), [pytest.param(b, p, id=name) for name, b, p in recording.cells(ANY_DEVICE)]
+)
 every_benchmark = pytest.mark.parametrize("bench", registry.find(), ids=lambda b: b.name)
 
 
@@ -174,16 +170,13 @@ def test_a_measurement_survives_the_wire_and_has_a_headline(
 
 
 @every_cell
-def test_its_work_says_how_it_is_counted(bench: registry.Benchmark, params: Params, backend: Backend) -> None:
-    work = build(bench, backend, SEED, params).work
-    assert work.counting
-    assert work.item or not work.items
-
-
-@every_cell
-def test_its_random_inputs_are_random(bench: registry.Benchmark, params: Params, backend: Backend) -> None:
+def test_its_work_says_how_it_is_counted_and_its_random_inputs_are_random(
+    bench: registry.Benchmark, params: Params, backend: Backend
+) -> None:
     """A buffer of one repeated value takes less power and gives more speed: it would flatter every card."""
     case = build(bench, backend, SEED, params)
+    assert case.work.counting
+    assert case.work.item or not case.work.items
     assert bool(case.inputs) == bool(case.distribution)
     for array in case.inputs:
         host = np.atleast_1d(backend.to_host(array))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from contextlib import ExitStack
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from harness.inference.client import Endpoint
-    from harness.inference.serving import Plan, ServeReport
+    from harness.inference.serving import Plan
 
 __all__ = ["serve_bench"]
 
@@ -115,6 +113,7 @@ def serve_bench(
     \b
     Exits 1 if nothing can be reported, 3 if an audit flagged the server. HARNESS_API_KEY holds the key, as --api-key does.
     """
+    from harness.inference.serve_bench import serve_bench as bench
     from harness.render import serving as render
 
     plan = _plan(**options)
@@ -124,7 +123,7 @@ def serve_bench(
     with ExitStack() as stack:
         joules = _joules(energy, stack)
         stack.enter_context(bar)
-        report = asyncio.run(_bench(url, model, key, plan, bar, joules, chat=not completions))
+        report = bench(url, plan, model=model, key=key, chat=not completions, progress=bar, joules=joules)
     data = codec.encode(report)
     path = folder / f"serve-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{codec.digest(data)[:8]}.json"
     path.write_bytes(data)
@@ -241,41 +240,6 @@ def _joules(selector: str | None, stack: ExitStack) -> Callable[[], float | None
         msg = f"{selector} does not count its energy: {device.sensors.get('energy', 'not_supported')}"
         raise FailureError(msg)
     return lambda: sensors.read(0.0).energy_j
-
-
-async def _bench(
-    url: str,
-    model: str | None,
-    key: str | None,
-    plan: Plan,
-    progress: _Bar | _Lines,
-    joules: Callable[[], float | None],
-    *,
-    chat: bool,
-) -> ServeReport:
-    from harness.inference.client import Endpoint
-    from harness.inference.serving import bench
-
-    async with Endpoint(url, model=model or "", key=key, chat=chat) as endpoint:
-        endpoint.model = model or await _only_model(endpoint)
-        return await bench(
-            endpoint,
-            plan,
-            progress,
-            name=endpoint.base,
-            model=endpoint.model,
-            api="chat completions" if chat else "completions",
-            joules=joules,
-        )
-
-
-async def _only_model(endpoint: Endpoint) -> str:
-    names = await endpoint.models()
-    if len(names) != 1:
-        listed = ", ".join(names[:20]) or "none"
-        msg = f"{endpoint.base} serves {len(names)} models; name one with --model: {listed}"
-        raise MisuseError(msg)
-    return names[0]
 
 
 class _Lines:

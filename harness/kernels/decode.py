@@ -22,7 +22,7 @@ _CPU_MOST = 2048  # tokens of depth, which must be filled first
     model=Sized(check="tiny-llama:fp32", cpu=small_on, cuda=dense_on),
     path=("array", "fused"),
     depth=(0, 2048, 8192, 32768),
-    tokens=Sized(check=4, cpu=16, cuda=128),
+    tokens=Sized(check=2, cpu=16, cuda=128),
 )
 def decode(backend: Backend, seed: int, *, model: str, path: str, depth: int, tokens: int) -> Case:
     """Tokens decoded one by one after depth others, through the array module or by fused kernels of ours; batch 1."""

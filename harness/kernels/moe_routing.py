@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     path=("array", "fused"),
     routing=("uniform", "zipf", "natural"),
     batch=(1, 16, 64),
-    tokens=Sized(check=4, cpu=16, cuda=32),
+    tokens=Sized(check=2, cpu=16, cuda=32),
 )
 def moe_routing(backend: Backend, seed: int, *, model: str, path: str, routing: str, batch: int, tokens: int) -> Case:
     """Tokens decoded for batch rows by a mixture of experts; bytes are those of the experts that were seen to be used."""

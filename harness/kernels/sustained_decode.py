@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     sustained=True,
     model=Sized(check="tiny-llama:fp32", cpu=small_on, cuda=dense_on),
     batch=Sized(check=1, cpu=4, cuda=16),
-    tokens=Sized(check=4, cpu=8, cuda=64),
+    tokens=Sized(check=2, cpu=8, cuda=64),
 )
 def sustained_decode(backend: Backend, seed: int, *, model: str, batch: int, tokens: int) -> Case:
     """Tokens decoded for batch rows, each run compared with the first one's last logits; any difference fails the check."""
