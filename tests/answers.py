@@ -38,7 +38,7 @@ def main() -> None:
         backend.xp.cuda.set_allocator(None)
     found: dict[str, Any] = {}
     builds: dict[str, Callable[[], Case]] = {}
-    for name, bench, params in recording.cells(backend.device):
+    for name, bench, params in recording.cells_of_ours(backend.device):
         builds[name] = partial(bench.build, backend, SEED, params)
     for name, body in broken.UNSAFE.items():
         builds[f"broken {name}"] = partial(body, backend, SEED)
