@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,28 @@ from harness.model import Device
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where CUDA cannot be used, saying why."""
+    """Skip what is marked `gpu` where CUDA cannot be used, saying why; let the tests of a cell follow each other (`_cell`)."""
+    places = [
+        i for i, item in enumerate(items) if item.path.name == "test_kernels.py" and "params" in _parameters(item)
+    ]
+    for place, item in zip(places, sorted((items[i] for i in places), key=_cell), strict=True):
+        items[place] = item
     marked = [item for item in items if item.get_closest_marker("gpu")]
     reason = cuda_status() if marked else None
     if reason:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+
+
+def _cell(item: pytest.Item) -> tuple[bool, str]:
+    """Return what device and which cell a test is about: tests in this order build it once."""
+    given = _parameters(item)
+    on_gpu = item.get_closest_marker("gpu") is not None
+    return on_gpu, f"{given['bench'].name} {given['params']}"
 
 
 @pytest.fixture(scope="session")

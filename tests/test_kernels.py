@@ -37,6 +37,22 @@ def build(bench: registry.Benchmark, backend: Backend, seed: int, params: Params
         pytest.skip(f"the benchmark says so: {skip}")
 
 
+_LAST: dict[tuple[str, str, str], registry.Case] = {}
+
+
+def shared(bench: registry.Benchmark, backend: Backend, params: Params) -> registry.Case:
+    """Build a cell from `SEED`, or return it as the test before left it, where that does no harm: some runs go on from the last.
+
+    conftest lets all tests of a cell follow each other.
+    """
+    key = bench.name, str(params), backend.device.kind
+    if key not in _LAST:
+        case = build(bench, backend, SEED, params)
+        _LAST.clear()  # one at a time: they hold memory
+        _LAST[key] = case
+    return _LAST[key]
+
+
 def parts(answer: Any) -> list[np.ndarray[Any, Any]]:
     """An answer's arrays and numbers, copied to the host."""
     whole = answer if isinstance(answer, tuple) else (answer,)
@@ -76,7 +92,7 @@ CORRUPTIONS: dict[str, Callable[[np.ndarray[Any, Any]], object]] = {
 def test_the_right_answer_is_accepted_also_when_run_again(
     bench: registry.Benchmark, params: Params, backend: Backend
 ) -> None:
-    case = build(bench, backend, SEED, params)
+    case = shared(bench, backend, params)
     assert case.check(case.run())
     for _ in range(3):
         again = case.run()
@@ -85,7 +101,7 @@ def test_the_right_answer_is_accepted_also_when_run_again(
 
 @every_cell
 def test_a_wrong_answer_is_refused(bench: registry.Benchmark, params: Params, backend: Backend) -> None:
-    case = build(bench, backend, SEED, params)
+    case = shared(bench, backend, params)
     answer = case.run()
     array, *rest = answer if isinstance(answer, tuple) else (answer,)
     right = backend.to_host(array).copy()
@@ -174,7 +190,7 @@ def test_its_work_says_how_it_is_counted_and_its_random_inputs_are_random(
     bench: registry.Benchmark, params: Params, backend: Backend
 ) -> None:
     """A buffer of one repeated value takes less power and gives more speed: it would flatter every card."""
-    case = build(bench, backend, SEED, params)
+    case = shared(bench, backend, params)
     assert case.work.counting
     assert case.work.item or not case.work.items
     assert bool(case.inputs) == bool(case.distribution)
