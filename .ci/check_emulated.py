@@ -10,7 +10,7 @@ document = json.loads(Path(sys.argv[1]).read_text().splitlines()[-1])
 (entry,) = document["reports"]
 report = entry["report"]
 (quote,) = document["quotes"]
-_QUICK = {"chase", "fft", "gemm", "launch", "sha256", "stream"}
+_QUICK = {"chase", "decode", "fft", "gemm", "launch", "prefill", "sha256", "stream"}
 measured = {o["measurement"]["job"]["benchmark"] for o in report["outcomes"] if o["measurement"]}
 problems = [
     text
