@@ -16,12 +16,13 @@ from harness.model import Device
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where CUDA cannot be used, saying why; let the tests of a cell follow each other (`_cell`)."""
+    """Skip what is marked `gpu` where CUDA cannot be used, saying why; keep the tests of a cell together (`_cell`)."""
     places = [
         i for i, item in enumerate(items) if item.path.name == "test_kernels.py" and "params" in _parameters(item)
     ]
     for place, item in zip(places, sorted((items[i] for i in places), key=_cell), strict=True):
         items[place] = item
+        item.add_marker(pytest.mark.xdist_group(str(_cell(item))))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     reason = cuda_status() if marked else None
     if reason:

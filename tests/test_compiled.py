@@ -174,10 +174,8 @@ def test_every_chain_of_a_source_is_there(capability: str) -> None:
     assert not problems, "\n".join(problems)
 
 
-# All in one worker: they share the run that shows what types each kernel is launched with.
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.xdist_group("range kernels")
 @every_capability
 def test_every_range_kernel_compiles_to_what_it_should(capability: str) -> None:
     problems = [
@@ -190,7 +188,6 @@ def test_every_range_kernel_compiles_to_what_it_should(capability: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.xdist_group("range kernels")
 @every_capability
 def test_every_chain_of_a_range_kernel_is_there(capability: str) -> None:
     problems = [
