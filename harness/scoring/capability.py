@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import ForgeryError
-from harness.model import Capability, Device, Job, Measurement, Metric, Rate, Report, State
+from harness.model import Capability, Device, Job, Measurement, Metric, Param, Rate, Report, State
 from harness.units import quantity
 
 if TYPE_CHECKING:
@@ -33,20 +33,30 @@ class _Rule(NamedTuple):
     work_class: str
     benchmark: str
     metric: Metric
-    where: Mapping[str, str]
+    where: Mapping[str, Param]
     size: str | None = None  # only results with the largest value of this parameter stand for the class
 
 
 # The first rule with a result gives the class. A chase is counted as hops per second, so that larger is better.
 _RULES = (
+    _Rule("decode", "sustained_decode", "throughput", {}),
+    _Rule("decode", "decode", "throughput", {"depth": 0}),
     _Rule("fft", "fft", "compute", {}),
+    _Rule("gemm_bf16", "gemm", "compute", {"dtype": "bfloat16"}),
     _Rule("gemm_fp16", "gemm", "compute", {"dtype": "float16"}),
     _Rule("gemm_fp32", "gemm", "compute", {"dtype": "float32"}),
     _Rule("gemm_fp64", "gemm", "compute", {"dtype": "float64"}),
+    _Rule("gemm_fp8", "gemm", "compute", {"dtype": "float8_e4m3"}),
+    _Rule("gemm_int8", "gemm", "compute", {"dtype": "int8"}),
+    _Rule("gemm_tf32", "gemm", "compute", {"dtype": "tfloat32"}),
     _Rule("hash", "sha256", "throughput", {}),
     _Rule("latency", "chase", "throughput", {}, size="size_bytes"),
     _Rule("mem", "stream", "bandwidth", {"op": "triad"}, size="n"),
     _Rule("mem", "stream", "bandwidth", {"op": "copy"}, size="n"),
+    _Rule("p2p", "p2p", "bandwidth", {"direction": "to"}, size="n"),
+    _Rule("prefill", "prefill", "throughput", {"length": 512}),
+    _Rule("rays", "pathtrace", "throughput", {}),
+    _Rule("sort", "sort", "throughput", {}, size="n"),
 )
 _STEADY: frozenset[State] = frozenset({"valid", "power_capped", "thermally_limited"})
 # A CPU shares its machine with everything else; its lower bound stays honest, and no GPU price depends on it.
@@ -174,6 +184,7 @@ def _rate(rule: _Rule, result: Result) -> Rate:
         unit=low.unit,
         state=m.state,
         regime=m.job.regime,
+        point=_point(m.job),
         evidence=digest,
     )
 
