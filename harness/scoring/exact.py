@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
 
-__all__ = ["MICRO", "decimal_of", "fraction_of", "plain", "precise", "rounded", "shared_out"]
+__all__ = ["MICRO", "Measured", "decimal_of", "fraction_of", "measured_of", "plain", "precise", "rounded", "shared_out"]
 
 MICRO = Decimal("0.000001")
+Measured = float  # what a sensor or a clock gave: no money
 # 60 digits: an amount below 10^12 dollars keeps 40 beyond the micro-dollar through every product and logarithm.
 _DIGITS = 60
 
@@ -38,6 +39,11 @@ def rounded(value: Fraction, step: Decimal = MICRO) -> Decimal:
     count = round(value * 10**digits)
     with localcontext(Context(prec=_DIGITS + digits + len(str(abs(count))))):
         return Decimal(count).scaleb(-digits) + 0  # + 0: no price of minus zero
+
+
+def measured_of(value: Fraction) -> float:
+    """Return the float nearest to a fraction, for whoever computes with measured numbers."""
+    return float(value)
 
 
 def plain(value: Decimal) -> str:

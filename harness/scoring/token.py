@@ -151,7 +151,7 @@ def amount_of(usd: Decimal, rate: TokenRate, decimals: int, *, now_s: int, buffe
     """
     if not rate.at_s <= now_s <= rate.expires_s:
         _refuse(f"that of {rate.at_s} holds until {rate.expires_s}; it is {now_s}")
-    if usd < 0 or buffer < 0 or not usd.is_finite():
+    if not usd.is_finite() or usd < 0 or buffer < 0:
         message = f"an amount of {usd} USD with a buffer of {buffer}; both should be 0 or more"
         raise MisuseError(message)
     exact = Fraction(usd) * (1 + Fraction(buffer)) / Fraction(rate.usd_per_token) * _scale(decimals)

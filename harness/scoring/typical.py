@@ -9,33 +9,37 @@ from typing import Any
 
 from harness.model import Capability
 from harness.scoring.cycles import harmonic_speed
-from harness.scoring.exact import fraction_of
+from harness.scoring.exact import Measured, fraction_of, measured_of
 from harness.scoring.profiles import Profile
 from harness.scoring.tables import table
 
-__all__ = ["delivered_share", "typical_rates"]
+__all__ = ["delivered_share", "promised_rates", "typical_rates"]
 
-# The first quantity that is published of a card gives its class; of a range, the low end, as a device's own rate is a low end.
-_QUANTITIES = (
-    ("gemm_bf16", "gemm bfloat16"),
-    ("gemm_fp16", "gemm float16"),
-    ("gemm_fp32", "gemm float32"),
-    ("gemm_fp8", "gemm float8_e4m3"),
-    ("gemm_tf32", "gemm tfloat32"),
-    ("mem", "triad"),
-    ("mem", "copy"),
-    ("mem", "scale"),
-    ("mem", "dot"),
-    ("p2p", "p2p to"),
-)
+# Of a published range, the low end, as a device's own rate is a low end. Memory is a triad; where none is published, the best of the
+# others comes nearest.
+_QUANTITIES = {
+    "gemm_bf16": ("gemm bfloat16",),
+    "gemm_fp16": ("gemm float16",),
+    "gemm_fp32": ("gemm float32",),
+    "gemm_fp8": ("gemm float8_e4m3",),
+    "gemm_tf32": ("gemm tfloat32",),
+    "mem": ("copy", "scale", "dot"),
+    "p2p": ("p2p to",),
+}
 
 
 @cache
 def typical_rates(name: str) -> Mapping[str, Fraction]:
     """Return the published rates of a card by class of work, in units a second; none for a name that nobody published of."""
-    rows = {row["quantity"]: row for row in _ranges(name)}
-    found = {work_class: Fraction(rows[q]["low"]) for work_class, q in reversed(_QUANTITIES) if q in rows}
-    return dict(sorted(found.items()))
+    rows = {row["quantity"]: Fraction(row["low"]) for row in _ranges(name)}
+    found = {w: max((rows[q] for q in known if q in rows), default=None) for w, known in _QUANTITIES.items()}
+    found["mem"] = rows.get("triad", found["mem"])
+    return {work_class: rate for work_class, rate in found.items() if rate is not None}
+
+
+def promised_rates(name: str) -> dict[str, Measured]:
+    """Return the same as measured numbers, which the market model takes."""
+    return {work_class: measured_of(rate) for work_class, rate in typical_rates(name).items()}
 
 
 def delivered_share(seen: Capability, profile: Profile) -> Fraction | None:

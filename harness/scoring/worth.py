@@ -15,10 +15,10 @@ from functools import cache
 from typing import NamedTuple, Protocol
 
 from harness.model import Capability, Device
-from harness.scoring.exact import decimal_of
+from harness.scoring.exact import Measured, decimal_of
 from harness.scoring.market_model import Estimate, Features, MarketModel, Segment
 from harness.scoring.profiles import Profile
-from harness.scoring.typical import delivered_share
+from harness.scoring.typical import delivered_share, promised_rates
 
 __all__ = ["Asked", "Market", "Worth", "shipped_market", "worth_of"]
 
@@ -76,14 +76,15 @@ class Worth:
 def worth_of(seen: Capability, device: Device, profile: Profile, market: Market, asked: Asked) -> Worth:
     """Estimate what an hour of a device is worth on the market on a day."""
     sheet = market.features_of(device.name, device.memory_bytes)
-    features = _features(seen, device, sheet)
+    features = _features({r.work_class: r.low_per_s for r in seen.rates}, device, sheet)
     if features is None:
         return _withheld(_unmeasured(seen, sheet))
     own = _exact(_estimated(market, features, device, asked))
     share = delivered_share(seen, profile)
     if own.withheld or sheet is None or share is None:
         return own
-    sound = _exact(_estimated(market, sheet, device, asked))
+    promised = _features(promised_rates(device.name), device, sheet)
+    sound = _exact(_estimated(market, promised or sheet, device, asked))
     if sound.withheld:
         return own
     most = sound.log_price + (Decimal(share.numerator) / share.denominator).ln().quantize(_STEP)
@@ -108,9 +109,8 @@ def _lowered(own: Worth, by: Decimal) -> Worth:
     )
 
 
-def _features(seen: Capability, device: Device, sheet: Features | None) -> Features | None:
-    """Return a device's features: what was measured on it, and of the rest what the sheet of its name says."""
-    rates = {r.work_class: r.low_per_s for r in seen.rates}
+def _features(rates: Mapping[str, Measured], device: Device, sheet: Features | None) -> Features | None:
+    """Return a device's features: what was measured, and of the rest what the sheet of its name says."""
     measured = {name: next((rates[c] for c in classes if c in rates), None) for name, classes in _FIELDS.items()}
     known = {name: rate for name, rate in measured.items() if rate is not None}
     if not known:
