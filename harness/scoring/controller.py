@@ -23,17 +23,17 @@ class Gains:
     """How a controller answers."""
 
     target: Decimal = Decimal("0.70")  # utilisation to hold
-    per_hour: Decimal = Decimal("0.10")  # change of the logarithm for an error of 1
+    per_hour: Decimal = Decimal("0.15")  # change of the logarithm for an error of 1
     most_per_hour: Decimal = Decimal("0.03")
     least: Decimal = Decimal("0.5")  # bounds of the multiplier
     most: Decimal = Decimal(2)
-    memory_s: int = 3 * 3600  # over which the error is averaged: noise of an hour is no news
-    lead_s: int = 6 * 3600  # how far the averaged error's own change is looked ahead, which keeps it from swinging
+    memory_s: int = 4 * 3600  # over which the error is averaged: noise of an hour is no news
+    lead_s: int = 3 * 3600  # how far the averaged error's own change is looked ahead, which keeps it from swinging
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Congestion:
-    """Where a controller stands. The multiplier is text nowhere: it is a Decimal, rounded to nine decimals at each step."""
+    """Where a controller stands; both numbers are rounded to nine decimals at each step."""
 
     multiplier: Decimal = Decimal(1)
     utilisation: Decimal | None = None  # averaged; None before the first step
