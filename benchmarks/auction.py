@@ -15,11 +15,13 @@ from dataclasses import replace
 from harness.scoring.auction import Bounds, Order, clear
 
 FAIR = 10**6
-BOUNDS = Bounds(fair_micro_usd=FAIR, low_micro_usd=FAIR * 100 // 152, high_micro_usd=FAIR * 152 // 100, reserve_micro_usd=FAIR // 10)
+BOUNDS = Bounds(
+    fair_micro_usd=FAIR, low_micro_usd=FAIR * 100 // 152, high_micro_usd=FAIR * 152 // 100, reserve_micro_usd=FAIR // 10
+)
 
 
 def book(count: int, seed: int) -> list[Order]:
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - a load, no secret
     sides = ("bid", "ask")
     return [
         Order(
@@ -67,7 +69,10 @@ def lying(count: int, seed: int) -> float:
         if truth <= 0:
             continue
         sign = -1 if own.side == "bid" else 1
-        lies = [replace(own, limit_micro_usd=own.limit_micro_usd * (100 + sign * percent) // 100) for percent in (1, 3, 10, 30)]
+        lies = [
+            replace(own, limit_micro_usd=own.limit_micro_usd * (100 + sign * percent) // 100)
+            for percent in (1, 3, 10, 30)
+        ]
         best = max(gain([*orders[:k], lie, *orders[k + 1 :]], own) for lie in lies)
         wins.append(max(best / truth - 1, 0))
     return statistics.fmean(wins) if wins else 0.0
@@ -87,7 +92,9 @@ def main() -> None:
         worth = sum((1 if o.side == "bid" else -1) * o.limit_micro_usd * traded.get(o.id, 0) for o in orders)
         best = statistics.fmean(lying(count, seed) for seed in range(4 if count <= 1000 else 1))
         price = (found.price_micro_usd or 0) / 1e6
-        print(f"| {count} | {1000 * min(times):.1f} | {price:.4f} | {found.milli_cu_hours / 1000:.0f} | {worth / surplus(orders):.4f} | {best:+.2%} |")
+        print(
+            f"| {count} | {1000 * min(times):.1f} | {price:.4f} | {found.milli_cu_hours / 1000:.0f} | {worth / surplus(orders):.4f} | {best:+.2%} |"
+        )
 
 
 if __name__ == "__main__":

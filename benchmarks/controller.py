@@ -13,6 +13,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
 from harness.scoring.controller import AT_REST, stepped
@@ -76,7 +77,7 @@ def eip1559(fraction: float) -> Policy:
 
 def simulate(policy: Policy, elasticity: float, seed: int, steps: int = 1) -> Result:
     """Run thirty days, with so many steps of the policy an hour."""
-    rng, next_price = random.Random(seed), policy()
+    rng, next_price = random.Random(seed), policy()  # noqa: S311 - noise, no secret
     price, noise, felt = 1.0, 0.0, 1.0
     used, prices, wanted = [], [], []
     for hour in range(END_H):
@@ -103,7 +104,7 @@ def simulate(policy: Policy, elasticity: float, seed: int, steps: int = 1) -> Re
 
 
 def changes(prices: list[float]) -> Iterator[float]:
-    yield from (math.log(b / a) for a, b in zip(prices, prices[1:], strict=False))
+    yield from (math.log(b / a) for a, b in pairwise(prices))
 
 
 def settled(used: list[float]) -> float:

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from harness.registry import Case, Skip, Work, benchmark
     from harness.registry import find as list  # noqa: A004 - the command's name
     from harness.scoring.costs import Costs, load_costs
-    from harness.scoring.evidence import fleet, load, quote, score
+    from harness.scoring.evidence import fleet, load, price, quote, score
     from harness.scoring.parquet import export
+    from harness.scoring.price import Deal
+    from harness.scoring.profiles import Profile, load_profile
+    from harness.scoring.recompute import recompute
 
 _HOMES = {
     "harness.cluster.nodes": ("node",),
@@ -42,14 +45,18 @@ _HOMES = {
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
     "harness.scoring.costs": ("Costs", "load_costs"),
-    "harness.scoring.evidence": ("fleet", "load", "quote", "score"),
+    "harness.scoring.evidence": ("fleet", "load", "price", "quote", "score"),
     "harness.scoring.parquet": ("export",),
+    "harness.scoring.price": ("Deal",),
+    "harness.scoring.profiles": ("Profile", "load_profile"),
+    "harness.scoring.recompute": ("recompute",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Case",
     "Costs",
+    "Deal",
     "Device",
     "FailureError",
     "Finished",
@@ -57,6 +64,7 @@ __all__ = [
     "HarnessError",
     "Measurement",
     "MisuseError",
+    "Profile",
     "Quote",
     "Report",
     "Score",
@@ -73,8 +81,11 @@ __all__ = [
     "list",
     "load",
     "load_costs",
+    "load_profile",
     "node",
+    "price",
     "quote",
+    "recompute",
     "run",
     "schema",
     "score",

@@ -36,7 +36,8 @@ def quote_card(quote: Quote) -> RenderableType:
     for line in quote.breakdown:
         table.add_row(f"  {line.name}", f"{line.usd_per_hour:.6f}", Text(line.basis, style="dim"))
     table.add_row("  price", Text(f"{quote.price_usd_per_hour:.6f}", style="bold"), Text("the sum", style="dim"))
-    said = [*_advice(quote), *map(_native, quote.native), *quote.reasons]
+    tokens = (price for price in quote.native if price.unit.startswith("token"))
+    said = [*_advice(quote), *map(_native, tokens), *quote.reasons]
     return Group(_title(quote), table, *(Text(f"  {line}", style="dim") for line in said))
 
 
@@ -62,19 +63,21 @@ def _advice(quote: Quote) -> Iterator[str]:
 
 
 def _native(price: NativePrice) -> str:
-    return f"{price.usd_per_batch:.6g} USD per {_PREFIXES[price.batch_count]} {price.unit} ({price.point})"
+    unit = _PREFIXES[price.batch_count] + ("" if price.unit in {"B", "FLOP"} else " ") + price.unit
+    return f"{price.usd_per_batch:.6g} USD per {unit} ({price.point})"
 
 
 def explanation(quote: Quote, score: Score | None = None) -> RenderableType:
     """Return how a quote came about: what it rests on, the speed, the factors, the bounds, and the rounding."""
-    steps = [
+    return Group(
+        Text(f"{quote.device_name} ({quote.device_uuid})", style="bold"),
         _step("1 what it rests on", _ground(quote)),
         _step("2 what was asked", _asked(quote.terms)),
         _step("3 speed", _speed(quote, score)),
         _step("4 price", _price(quote)),
         _step("5 units", _units(quote)),
-    ]
-    return Group(*steps, quote_card(quote))
+        _step("6 to be known", iter((*_advice(quote), *quote.reasons))),
+    )
 
 
 def _step(title: str, lines: Iterator[str]) -> RenderableType:

@@ -30,7 +30,7 @@ from harness.scoring.score import score_of
 from harness.scoring.tables import digest_of, table
 from harness.scoring.worth import Asked, Market, Worth, shipped_market, worth_of
 
-__all__ = ["Basis", "Deal", "quote", "requote", "terms_of"]
+__all__ = ["Basis", "Deal", "profile_in", "quote", "requote", "terms_of"]
 
 Basis = Literal["market", "cost"]
 
@@ -136,7 +136,7 @@ def requote(report: Report, device_uuid: str, terms: Terms, *, market: Market | 
         message = f"the report has nothing of device {device_uuid!r}"
         raise MisuseError(message)
     with precise():
-        return _quoted(report, seen, terms, _profile(terms), market)
+        return _quoted(report, seen, terms, profile_in(terms), market)
 
 
 def terms_of(  # noqa: PLR0913 - each is a part of what was asked
@@ -169,7 +169,8 @@ def terms_of(  # noqa: PLR0913 - each is a part of what was asked
     )
 
 
-def _profile(terms: Terms) -> Profile:
+def profile_in(terms: Terms) -> Profile:
+    """Return the profile that a quote was asked for."""
     if not terms.shares:
         return profile_of(terms.profile)
     shares = {name: Decimal(share) for name, share in terms.shares.items()}

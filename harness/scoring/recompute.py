@@ -6,14 +6,15 @@ Not proven: that the report is true, that the history it names is whole, or that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from harness import codec
 from harness.errors import ForgeryError, HarnessError
 from harness.model import Fault, Quote, Report, Verdict
 from harness.scoring.evidence import Source, load
-from harness.scoring.price import requote
+from harness.scoring.price import profile_in, requote
+from harness.scoring.reliability import record_of
 from harness.scoring.worth import Market
 
 __all__ = ["is_quote", "recompute"]
@@ -53,7 +54,8 @@ def _read(quote: Quote | bytes | str | Path) -> Quote:
 
 
 def _faults(given: Quote, sources: Sequence[Source], market: Market | None) -> Iterator[Fault]:
-    report = _named(given, sources)
+    known = {report.seal.digest: report for report in map(load, sources)}
+    report = known.get(given.report_digest)
     if report is None:
         yield Fault(path="$.report_digest", what=f"its report, {given.report_digest[:12]}..., is not among those given")
         return
@@ -62,6 +64,7 @@ def _faults(given: Quote, sources: Sequence[Source], market: Market | None) -> I
     except (HarnessError, ArithmeticError, ValueError) as err:
         yield Fault(path="$.terms", what=f"cannot be priced again: {err}")
         return
+    yield from _record_faults(given, known)
     others = [n for n in sorted({*given.digests, *again.digests}) if given.digests.get(n) != again.digests.get(n)]
     for name in others:
         made, here = given.digests.get(name, "no such data"), again.digests.get(name, "no such data")
@@ -71,9 +74,15 @@ def _faults(given: Quote, sources: Sequence[Source], market: Market | None) -> I
         yield from _differences(codec.plain(given), codec.plain(again))
 
 
-def _named(given: Quote, sources: Sequence[Source]) -> Report | None:
-    reports = (load(source) for source in sources)
-    return next((report for report in reports if report.seal.digest == given.report_digest), None)
+def _record_faults(given: Quote, known: Mapping[str, Report]) -> Iterator[Fault]:
+    """Name a record that does not follow from the history it names, where that is at hand."""
+    record = given.terms.record
+    if record is None or not set(record.report_digests) <= set(known):
+        return
+    history = [known[digest] for digest in record.report_digests]
+    again = record_of(given.device_uuid, history, profile_in(given.terms))
+    if again != record:
+        yield Fault(path="$.terms.record", what=f"says {_short(record)}, its reports give {_short(again)}")
 
 
 def _differences(given: dict[str, object], again: dict[str, object]) -> Iterator[Fault]:
@@ -95,7 +104,7 @@ def _verdict(subject: str, given: Quote | None, faults: tuple[Fault, ...]) -> Ve
     record = given.terms.record if given else None
     open_questions = [
         "that the report is true: see what `harness verify` says of it",
-        f"the history it names: {len(record.report_digests)} reports" if record else None,
+        f"the history it names, unless those {len(record.report_digests)} reports were given, too" if record else None,
     ]
     return Verdict(
         subject=subject,
