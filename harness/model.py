@@ -471,6 +471,7 @@ class Capability:
     power_w: float | None  # mean while busy, from the energy counter or the power samples
     power_limit_w: float | None
     rates: tuple[Rate, ...]
+    counted_count: int  # results that may enter a score
     excluded: tuple[str, ...]  # results left out, with the reason
 
 

@@ -24,19 +24,31 @@ def shapley(base: Decimal, factors: Mapping[str, Decimal]) -> dict[str, Decimal]
         factors: positive.
     """
     gains = {name: factor - 1 for name, factor in factors.items()}
-    return {
-        name: base * gain * _integral(_product([g for other, g in gains.items() if other != name]))
-        for name, gain in gains.items()
-    }
+    whole = _product([gain for gain in gains.values() if gain])
+    return {name: base * gain * _integral(_without(whole, gain)) if gain else gain for name, gain in gains.items()}
 
 
 def _product(gains: Sequence[Decimal]) -> list[Decimal]:
     """Return the coefficients, lowest first, of the product of (1 + gain * t)."""
     coefficients = [Decimal(1)]
     for gain in gains:
-        shifted = [Decimal(0), *(c * gain for c in coefficients)]
-        coefficients = [a + b for a, b in zip([*coefficients, Decimal(0)], shifted, strict=True)]
+        coefficients.append(coefficients[-1] * gain)
+        for k in range(len(coefficients) - 2, 0, -1):
+            coefficients[k] += coefficients[k - 1] * gain
     return coefficients
+
+
+def _without(whole: Sequence[Decimal], gain: Decimal) -> list[Decimal]:
+    """Divide a polynomial by (1 + gain * t), from the end at which rounding errors shrink."""
+    quotient = list(whole[:-1])
+    if abs(gain) <= 1:
+        for k in range(1, len(quotient)):
+            quotient[k] -= gain * quotient[k - 1]
+        return quotient
+    quotient[-1] = whole[-1] / gain
+    for k in range(len(quotient) - 2, -1, -1):
+        quotient[k] = (whole[k + 1] - quotient[k + 1]) / gain
+    return quotient
 
 
 def _integral(coefficients: Sequence[Decimal]) -> Decimal:

@@ -36,7 +36,12 @@ CYCLES_PER_CU_HOUR = 3600 * CYCLES_PER_S
 
 def harmonic_speed(shares: Mapping[str, Fraction], speeds: Mapping[str, Fraction]) -> Fraction:
     """Return the speed on a mix of work: one over the sum of the shares, each divided by the speed in its class."""
-    return 1 / sum((share / speeds[work_class] for work_class, share in shares.items()), Fraction(0))
+    above, below = 0, 1  # one sum over a common denominator, reduced once: a fleet has many devices
+    for work_class, share in shares.items():
+        speed = speeds[work_class]
+        numerator, denominator = share.numerator * speed.denominator, share.denominator * speed.numerator
+        above, below = above * denominator + numerator * below, below * denominator
+    return Fraction(below, above)
 
 
 def whole_cycles_per_s(speed: Fraction) -> int:

@@ -15,8 +15,7 @@ from harness.model import Quote, Report, Score
 from harness.scoring.costs import Costs
 from harness.scoring.fleet import Fleet
 from harness.scoring.fleet import fleet as fleet_of_records
-from harness.scoring.price import Basis, Deal
-from harness.scoring.price import quote as quote_records
+from harness.scoring.price import Basis, Deal, quoter
 from harness.scoring.profiles import Profile
 from harness.scoring.score import score as score_records
 from harness.scoring.worth import Market
@@ -83,11 +82,8 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
         ForgeryError: a file is not a report, or was changed.
     """
     past = tuple(_gathered(tuple(history)))
-    found = (
-        quote_records(report, costs=costs, profile=profile, basis=basis, deal=deal, history=past, market=market)
-        for report in _gathered(reports)
-    )
-    return tuple(one for quotes in found for one in quotes)
+    asked = quoter(costs=costs, profile=profile, basis=basis, deal=deal, history=past, market=market)
+    return tuple(one for report in _gathered(reports) for one in asked(report))
 
 
 def price(  # noqa: D417, PLR0913 - the rest is described by `quote`

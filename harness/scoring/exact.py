@@ -9,13 +9,28 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
+from functools import lru_cache
 
-__all__ = ["MICRO", "Measured", "decimal_of", "fraction_of", "measured_of", "plain", "precise", "rounded", "shared_out"]
+__all__ = [
+    "MICRO",
+    "Measured",
+    "decimal_of",
+    "exponential",
+    "fraction_of",
+    "logarithm",
+    "measured_of",
+    "plain",
+    "precise",
+    "ratio_rounded",
+    "rounded",
+    "shared_out",
+]
 
 MICRO = Decimal("0.000001")
 Measured = float  # what a sensor or a clock gave: no money
 # 60 digits: an amount below 10^12 dollars keeps 40 beyond the micro-dollar through every product and logarithm.
 _DIGITS = 60
+_DIGITS_OF_FACTORS = 40
 
 
 def precise() -> AbstractContextManager[Context]:
@@ -35,15 +50,39 @@ def fraction_of(measured: float) -> Fraction:
 
 def rounded(value: Fraction, step: Decimal = MICRO) -> Decimal:
     """Round a fraction once, half to even, to a multiple of a step that is a power of ten."""
+    return ratio_rounded(value.numerator, value.denominator, step)
+
+
+def ratio_rounded(above: int, below: int, step: Decimal = MICRO) -> Decimal:
+    """Round the quotient of two whole numbers, the lower one positive, in the same way."""
     digits = -int(step.as_tuple().exponent)
-    count = round(value * 10**digits)
-    with localcontext(Context(prec=_DIGITS + digits + len(str(abs(count))))):
-        return Decimal(count).scaleb(-digits) + 0  # + 0: no price of minus zero
+    count, rest = divmod(above * 10**digits, below)
+    count += 2 * rest > below or (2 * rest == below and count % 2)
+    return Decimal((0 if count >= 0 else 1, tuple(map(int, str(abs(count)))), -digits))
+
+
+_PRECISE_ENOUGH = Context(prec=_DIGITS_OF_FACTORS, rounding=ROUND_HALF_EVEN)
+
+
+@lru_cache(4096)
+def exponential(log: Decimal) -> Decimal:
+    """Return e to a power, to 40 digits whatever the context; many devices share a factor."""
+    return log.exp(_PRECISE_ENOUGH)
+
+
+def ratio_of(measured: float) -> tuple[int, int]:
+    """Turn a measured number into the quotient of whole numbers that it is."""
+    return measured.as_integer_ratio()
 
 
 def measured_of(value: Fraction) -> float:
     """Return the float nearest to a fraction, for whoever computes with measured numbers."""
     return float(value)
+
+
+def logarithm(value: Decimal) -> Decimal:
+    """Return the natural logarithm of a positive number, to 40 digits whatever the context."""
+    return value.ln(_PRECISE_ENOUGH)
 
 
 def plain(value: Decimal) -> str:

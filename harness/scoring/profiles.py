@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
 from fractions import Fraction
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from harness.codec import digest
@@ -32,7 +32,7 @@ _KEYS = ("name", "memory_gib", "shares")
 _DECIMALS = 9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept
 class Profile:
     """Shares of the reference node's time by class of work, and the memory without which nothing runs.
 
@@ -67,12 +67,12 @@ class Profile:
             message = f"profile {self.name!r}: memory_bytes is {self.memory_bytes}; it should be 0 or more"
             raise MisuseError(message)
 
-    @property
+    @cached_property
     def fractions(self) -> dict[str, Fraction]:
         """The shares as fractions, in the order of their names."""
         return {name: Fraction(self.shares[name]) for name in sorted(self.shares)}
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what the profile says."""
         told = {name: plain(self.shares[name]) for name in self.shares}

@@ -7,7 +7,7 @@ Does not cover: a new name for an old machine. It starts with no history, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from harness.scoring.capability import capability
 from harness.scoring.cycles import whole_cycles_per_s
 from harness.scoring.profiles import Profile
 from harness.scoring.score import speed_of
-from harness.scoring.tables import table
+from harness.scoring.tables import parameter
 
 __all__ = ["Discount", "record_of", "reliability", "steadiness", "useful_share"]
 
@@ -72,7 +72,7 @@ def _ended(report: Report, device_uuid: str) -> tuple[int, int]:
 
 def reliability(record: Record | None) -> Discount:
     """Return what is paid for a device with a record: that of an unverified host, up to that of a verified one, or as much less as fails."""
-    unproven, strength = _parameter("unproven"), _parameter("record_strength")
+    unproven, strength = parameter("unproven"), parameter("record_strength")
     if record is None:
         return Discount(unproven, "assumed: no history given, as hosts rent that nobody verified")
     jobs = record.good_count + record.bad_count
@@ -112,8 +112,3 @@ def useful_share(interruptions_per_hour: Decimal, checkpoint_s: int, restart_s: 
     share = max(1 - interruptions_per_hour * lost_s / _HOUR_S, Decimal(0))
     basis = f"given: {interruptions_per_hour} interruptions an hour, each of half of {checkpoint_s} s and {restart_s} s"
     return Discount(share, basis)
-
-
-def _parameter(name: str) -> Decimal:
-    rows: Mapping[str, Mapping[str, str]] = table("pricing")["parameters"]
-    return Decimal(rows[name]["value"])

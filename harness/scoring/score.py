@@ -7,6 +7,7 @@ Does not cover: versions of the unit, which are never compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import cache
@@ -37,11 +38,11 @@ def score(*reports: Report, profile: str | Profile = "general") -> tuple[Score, 
 
 def score_of(seen: Capability, profile: Profile) -> Score:
     """Score one device's capability on a profile."""
-    rates, shares, reference = {r.work_class: r for r in seen.rates}, profile.fractions, _reference()
+    rates, shares = {r.work_class: r for r in seen.rates}, profile.fractions
     used = [w for w in shares if w in rates]
     missing = tuple(w for w in shares if w not in rates)
     too_small = _too_small(seen, profile)
-    speed, high = (None, None) if missing or too_small else (speed_of(seen, profile), _speed(shares, rates, high=True))
+    speed, high = (None, None) if missing or too_small else (_speed(shares, rates), _high(profile, rates))
     return Score(
         report_digest=seen.report_digest,
         device_uuid=seen.device_uuid,
@@ -51,10 +52,10 @@ def score_of(seen: Capability, profile: Profile) -> Score:
         profile=profile.name,
         unit=table("reference")["unit"],
         cu_per_hour=None if speed is None else float(speed),
-        high_cu_per_hour=None if high is None else float(high),
+        high_cu_per_hour=high,
         cycles_per_s=None if speed is None else whole_cycles_per_s(speed),
         too_small=too_small,
-        parts=tuple(_part(profile, fraction_of(rates[w].low_per_s) / reference[w], rates[w]) for w in used),
+        parts=tuple(_part(profile, rates[w]) for w in used),
         missing=missing,
         excluded=seen.excluded,
         reference_digest=digest_of("reference"),
@@ -69,10 +70,15 @@ def speed_of(seen: Capability, profile: Profile) -> Fraction | None:
     return _speed(shares, rates)
 
 
-def _speed(shares: Mapping[str, Fraction], rates: Mapping[str, Rate], *, high: bool = False) -> Fraction:
+def _speed(shares: Mapping[str, Fraction], rates: Mapping[str, Rate]) -> Fraction:
     reference = _reference()
-    ends = {w: rates[w].high_per_s if high else rates[w].low_per_s for w in shares}
-    return harmonic_speed(shares, {w: fraction_of(end) / reference[w] for w, end in ends.items()})
+    return harmonic_speed(shares, {w: fraction_of(rates[w].low_per_s) / reference[w] for w in shares})
+
+
+def _high(profile: Profile, rates: Mapping[str, Rate]) -> float:
+    """Return the speed by the fast ends, to be looked at: nothing is computed from it."""
+    reference = _reference()
+    return 1 / math.fsum(float(s) * float(reference[w]) / rates[w].high_per_s for w, s in profile.shares.items())
 
 
 def _too_small(seen: Capability, profile: Profile) -> str | None:
@@ -89,11 +95,11 @@ def _reference() -> Mapping[str, Fraction]:
     return {work_class: Fraction(row["value"]) for work_class, row in table("reference")["rates"].items()}
 
 
-def _part(profile: Profile, speed: Fraction, rate: Rate) -> ScorePart:
+def _part(profile: Profile, rate: Rate) -> ScorePart:
     return ScorePart(
         work_class=rate.work_class,
         weight_fraction=float(profile.shares[rate.work_class]),
-        relative_speed=float(speed),
+        relative_speed=rate.low_per_s / float(_reference()[rate.work_class]),
         regime=rate.regime,
         evidence=rate.evidence,
     )

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from harness.model import Capability, Device
-from harness.scoring.exact import Measured, decimal_of
+from harness.scoring.exact import Measured, decimal_of, logarithm
 from harness.scoring.market_model import Estimate, Features, MarketModel, Segment
 from harness.scoring.profiles import Profile
 from harness.scoring.typical import delivered_share, promised_rates
 
-__all__ = ["Asked", "Market", "Worth", "shipped_market", "worth_of"]
+__all__ = ["Appraiser", "Market", "Worth", "shipped_market"]
 
 # Logarithms of measured rates are floats, whose last digits may differ between two machines' libraries: nine decimals do not.
 _STEP = Decimal("0.000000001")
@@ -48,14 +48,6 @@ class Market(Protocol):
         """Estimate the price of an hour."""
 
 
-class Asked(NamedTuple):
-    """Whose price is asked for, and of which day."""
-
-    segment: Segment
-    provider: str | None
-    at: date
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
     """The market's price of an hour, in exact logarithms, or why there is none."""
@@ -73,27 +65,43 @@ class Worth:
         return sum(self.logs.values(), Decimal(0))
 
 
-def worth_of(seen: Capability, device: Device, profile: Profile, market: Market, asked: Asked) -> Worth:
-    """Estimate what an hour of a device is worth on the market on a day."""
-    sheet = market.features_of(device.name, device.memory_bytes)
-    features = _features({r.work_class: r.low_per_s for r in seen.rates}, device, sheet)
-    if features is None:
-        return _withheld(_unmeasured(seen, sheet))
-    own = _exact(_estimated(market, features, device, asked))
-    share = delivered_share(seen, profile)
-    if own.withheld or sheet is None or share is None:
-        return own
-    promised = _features(promised_rates(device.name), device, sheet)
-    sound = _exact(_estimated(market, promised or sheet, device, asked))
-    if sound.withheld:
-        return own
-    most = sound.log_price + (Decimal(share.numerator) / share.denominator).ln().quantize(_STEP)
-    return own if most >= own.log_price else _lowered(own, most - own.log_price)
+class Appraiser:
+    """Estimates what an hour of devices is worth to one kind of seller on one day; what a name brings is worked out once."""
 
+    def __init__(self, market: Market, profile: Profile, segment: Segment, provider: str | None, at: date) -> None:
+        self._market, self._profile = market, profile
+        self._segment, self._provider, self._at = segment, provider, at
+        self._named: dict[tuple[str, int | None], tuple[Features | None, Worth | None]] = {}
 
-def _estimated(market: Market, features: Features, device: Device, asked: Asked) -> Estimate:
-    segment, provider, at = asked
-    return market.estimate(features, segment=segment, provider=provider, gpu_name=device.name, at=at)
+    def worth(self, seen: Capability, device: Device) -> Worth:
+        """Estimate one device, as it was measured."""
+        sheet, sound = self._of_its_name(device)
+        rates = {r.work_class: r.low_per_s for r in seen.rates}
+        features = _features(rates, device, sheet)
+        if features is None:
+            return _withheld(_unmeasured(seen, sheet))
+        own = self._estimated(features, device)
+        share = None if own.withheld or sound is None else delivered_share(seen, self._profile)
+        if share is None or sound is None:
+            return own
+        most = sound.log_price + logarithm(Decimal(share.numerator) / share.denominator).quantize(_STEP)
+        return own if most >= own.log_price else _lowered(own, most - own.log_price)
+
+    def _of_its_name(self, device: Device) -> tuple[Features | None, Worth | None]:
+        """Return the sheet of a device's name, and what one that does what its name is published to do is worth."""
+        key = device.name, device.memory_bytes
+        if key not in self._named:
+            sheet = self._market.features_of(*key)
+            promised = None if sheet is None else _features(promised_rates(device.name), device, sheet)
+            sound = None if promised is None else self._estimated(promised, device)
+            self._named[key] = sheet, None if sound is None or sound.withheld else sound
+        return self._named[key]
+
+    def _estimated(self, features: Features, device: Device) -> Worth:
+        found = self._market.estimate(
+            features, segment=self._segment, provider=self._provider, gpu_name=device.name, at=self._at
+        )
+        return _exact(found)
 
 
 def _lowered(own: Worth, by: Decimal) -> Worth:
