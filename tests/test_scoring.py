@@ -616,7 +616,18 @@ MONEY = (
     "recompute", "reliability", "token", "typical", "worth",
 )  # fmt: skip
 DOORS = {"exact"}  # where a measured float becomes exact
-NO_MONEY = {"capability", "evidence", "fleet", "frame", "market_model", "parquet", "placement", "score", "tables"}
+NO_MONEY = {
+    "capability",
+    "evidence",
+    "fleet",
+    "frame",
+    "market_model",
+    "parquet",
+    "placement",
+    "quick",
+    "score",
+    "tables",
+}
 
 
 def floats_in(source: str) -> list[str]:

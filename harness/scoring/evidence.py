@@ -134,9 +134,18 @@ def _gathered(sources: tuple[Source, ...]) -> Iterator[Report]:
         if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
             yield from read(source)
         elif isinstance(source, str | Path) and Path(source).is_dir():
-            yield from map(load, _reports_in(Path(source)))
+            yield from map(_load, _reports_in(Path(source)))
         else:
-            yield load(source)
+            yield _load(source)
+
+
+def _load(source: Source) -> Report:
+    """Return a report the fast way, or else the long one, which says what is wrong."""
+    if isinstance(source, Report):
+        return source
+    from harness.scoring.quick import load_fast
+
+    return load_fast(source if isinstance(source, bytes) else Path(source)) or load(source)
 
 
 def _reports_in(folder: Path) -> list[Path]:
