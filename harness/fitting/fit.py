@@ -10,6 +10,7 @@ little as is needed so that no card is dearer than one of its class that is at l
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from harness.codec import plain
 from harness.fitting.cells import ERAS_MONTHS, Cell, Snapshot, era_of, months_before
-from harness.scoring.market_model import Axis, Card, Curve, Document, Drift, MarketModel, Segment, Seller, Widths
+from harness.scoring.market_document import SCHEMA, Axis, Card, Curve, Document, Drift, Segment, Seller, Widths
+from harness.scoring.market_model import MarketModel
 from harness.scoring.sheets import Sheet, find_sheet, sheets
 from harness.scoring.tables import digest_of, table
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-__all__ = ["Settings", "fit"]
+__all__ = ["Settings", "as_json", "fit"]
 
 AXES = ("fp16_flops_per_s", "memory_bytes_per_s", "memory_bytes")
 SEGMENTS: tuple[Segment, ...] = ("hyperscaler", "neocloud", "marketplace")
@@ -70,6 +72,7 @@ class Settings:
     name_era: float = 0.1
     noise: float = 0.2
     older_noise: float = 1.5  # variance of an older price, over that of a current one
+    lowest_noise: float = 1.0  # variance of a lowest ask, over that of a median
     degrees_of_freedom: float = 4.0
 
 
@@ -82,13 +85,34 @@ class _Group:
     variance: float
 
 
-def fit(snapshot: Snapshot, cells: Sequence[Cell], settings: Settings | None = None, widths: Widths = _WIDTHS) -> MarketModel:
+def fit(
+    snapshot: Snapshot, cells: Sequence[Cell], settings: Settings | None = None, widths: Widths = _WIDTHS
+) -> MarketModel:
     """Fit a model to cells of a snapshot, which may be some of them.
 
     Raises:
         MisuseError: scikit-learn, which brings NumPy and SciPy, is not installed.
     """
     return _Fit(snapshot, sorted(cells, key=_order), settings or Settings()).model(widths)
+
+
+def as_json(model: MarketModel) -> str:
+    """Return a model as a file that people can compare line by line: one curve, seller or card a line."""
+    document = plain(model.document)
+    blocks = []
+    for name in sorted(document):
+        value = document[name]
+        if isinstance(value, list) and value:
+            lines = ",\n".join("    " + json.dumps(item, sort_keys=True) for item in value)
+            blocks.append(f'  "{name}": [\n{lines}\n  ]')
+        elif name in {"sellers", "cards"}:
+            lines = ",\n".join(
+                f"    {json.dumps(key)}: {json.dumps(value[key], sort_keys=True)}" for key in sorted(value)
+            )
+            blocks.append(f'  "{name}": {{\n{lines}\n  }}')
+        else:
+            blocks.append(f'  "{name}": {json.dumps(value, sort_keys=True)}')
+    return "{\n" + ",\n".join(blocks) + "\n}\n"
 
 
 def _order(cell: Cell) -> tuple[str, ...]:
@@ -106,7 +130,9 @@ class _Fit:
         self.months = np.array([months_before(snapshot.as_of, c.date) for c in cells])
         self.eras = [era_of(m) for m in self.months]
         self.logs = np.array([math.log(c.usd_per_gpu_hour) for c in cells])
-        self.noise = settings.noise**2 * np.where(np.array([era != "" for era in self.eras]), settings.older_noise, 1.0)
+        older = np.where(np.array([era != "" for era in self.eras]), settings.older_noise, 1.0)
+        lowest = np.where(np.array([c.kinds == ("lowest",) for c in cells]), settings.lowest_noise, 1.0)
+        self.noise = settings.noise**2 * older * lowest
         self.axes = _axes({c.card for c in cells})
         self.curves = list(_shapes(self.axes, sorted({c.card for c in cells}), settings))
         self.groups = self._groups()
@@ -115,7 +141,9 @@ class _Fit:
         import numpy as np
 
         weights, a = self._solve()
-        effects = {name: dict(zip(g.keys, g.variance * (g.columns.T @ a), strict=True)) for name, g in self.groups.items()}
+        effects = {
+            name: dict(zip(g.keys, g.variance * (g.columns.T @ a), strict=True)) for name, g in self.groups.items()
+        }
         centre = float(self.logs.mean() + _BROAD * np.sum(a))
         document = self._document(centre, weights, effects, widths)
         return MarketModel.from_json(plain(document))
@@ -127,7 +155,9 @@ class _Fit:
         from scipy.optimize import nnls
 
         p = _design(self.curves, self.sheets, self.axes, [c.segment for c in self.cells], self.s)
-        covariance = _BROAD + sum((g.variance * (g.columns @ g.columns.T) for g in self.groups.values()), np.zeros((1, 1)))
+        covariance = _BROAD + sum(
+            (g.variance * (g.columns @ g.columns.T) for g in self.groups.values()), np.zeros((1, 1))
+        )
         y, trust = self.logs - self.logs.mean(), np.ones(len(self.cells))
         ridge, zeros = np.eye(p.shape[1]), np.zeros(p.shape[1])
         for _ in range(6):
@@ -164,7 +194,9 @@ class _Fit:
             "name era": _group(list(zip(names, self.eras, strict=True)), past, s.name_era),
         }
 
-    def _document(self, centre: float, weights: Array, effects: Mapping[str, Mapping[Any, float]], widths: Widths) -> Document:
+    def _document(
+        self, centre: float, weights: Array, effects: Mapping[str, Mapping[Any, float]], widths: Widths
+    ) -> Document:
         prior = [_prior(curve, self.s) for curve in self.curves]
         curves = tuple(
             Curve(on=c.on, knot=c.knot, segment=c.segment, weight=_round(w * sd))
@@ -173,7 +205,7 @@ class _Fit:
         )
         newest = max(sheet.launched_year for sheet in self.sheets)
         return Document(
-            schema="harness.market-model/1",
+            schema=SCHEMA,
             as_of=self.snapshot.as_of,
             cells_digest=self.snapshot.digest,
             cards_digest=digest_of("cards"),
@@ -187,7 +219,9 @@ class _Fit:
             launch_newest_year=_round(newest),
             classes=_rounded(effects["class"]),
             segments=_rounded(effects["segment"]),
-            segment_classes={s: _rounded({c: v for (k, c), v in effects["segment class"].items() if k == s}) for s in SEGMENTS},
+            segment_classes={
+                s: _rounded({c: v for (k, c), v in effects["segment class"].items() if k == s}) for s in SEGMENTS
+            },
             drift=Drift(
                 all=_round(effects["drift"][""] / _DRIFT_MONTHS),
                 segments=_rounded({k: v / _DRIFT_MONTHS for k, v in effects["drift segment"].items()}),
@@ -281,7 +315,7 @@ def _reach(name: str) -> float:
         lows = [row["low"] for row in card["ranges"] if row["quantity"] in quantities]
         if sheet and lows:
             shares.append(max(lows) / getattr(sheet, name))
-    return round(median(shares), 3)
+    return float(round(median(shares), 3))
 
 
 def _shapes(axes: Mapping[str, Axis], cards: Sequence[str], settings: Settings) -> Iterator[Curve]:

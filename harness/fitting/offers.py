@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from harness.errors import FailureError, MisuseError
-from harness.scoring.market_model import Segment
+from harness.scoring.market_document import Segment
 from harness.scoring.sheets import find_sheet
 
 __all__ = ["Kind", "Offer", "Origin", "Reading", "from_gpuhunt", "read_offers"]
@@ -283,4 +283,3 @@ def _day(text: str) -> str:
 
 def _today() -> str:
     return datetime.now(UTC).date().isoformat()
-

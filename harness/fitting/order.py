@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from harness.scoring.sheets import Sheet, sheets
@@ -13,18 +14,19 @@ if TYPE_CHECKING:
 __all__ = ["in_order", "pairs"]
 
 _RATES = ("fp16_flops_per_s", "memory_bytes_per_s", "memory_bytes")
-_ENOUGH = 1e-9
-_MOST_SWEEPS = 5000
-_MARGIN = 2e-6  # what rounding six digits may take away again
+_MARGIN = 4e-6  # what rounding to six digits may take away again
 
 
-def pairs() -> Iterator[tuple[str, str]]:
-    """Yield each (better, worse) of a class: at least as good in every rate that is priced, and better in one."""
-    rows = list(sheets().values())
-    for better in rows:
-        for worse in rows:
-            if better.card_class == worse.card_class and _dominates(better, worse):
-                yield better.key, worse.key
+@cache
+def pairs() -> tuple[tuple[str, str], ...]:
+    """Return each (better, worse) of a class: at least as good in every rate that is priced, and better in one."""
+    rows = sheets().values()
+    return tuple(
+        (better.key, worse.key)
+        for better in rows
+        for worse in rows
+        if better.card_class == worse.card_class and _dominates(better, worse)
+    )
 
 
 def in_order(
@@ -32,30 +34,43 @@ def in_order(
 ) -> dict[str, float]:
     """Return effects, moved least in squares weighted by trust, so that level + effect of a better card is not below a worse one's.
 
-    Hildreth's method: each broken pair is mended in turn by moving both, and takes back what it no longer needs.
+    Broken pairs are mended together, and the pairs that this breaks are added, until none is left.
     """
     needed = {
         (b, w): float(max(levels[w] - levels[b])) + _MARGIN  # the least effect[b] - effect[w]
         for b, w in pairs()
         if b in effects and w in effects
     }
-    held, push = dict(effects), dict.fromkeys(needed, 0.0)
-    active = [pair for pair in needed if held[pair[0]] - held[pair[1]] < needed[pair]]
-    for _ in range(_MOST_SWEEPS):
-        moved = 0.0
-        for better, worse in active:
-            lacks = needed[better, worse] - (held[better] - held[worse])
-            step = max(lacks / (1 / trust[better] + 1 / trust[worse]), -push[better, worse])
-            push[better, worse] += step
-            held[better] += step / trust[better]
-            held[worse] -= step / trust[worse]
-            moved = max(moved, abs(step) / trust[better], abs(step) / trust[worse])
-        if moved < _ENOUGH:
-            broken = [p for p in needed if p not in set(active) and held[p[0]] - held[p[1]] < needed[p] - _ENOUGH]
-            if not broken:
-                break
-            active += broken
+    held, mended = dict(effects), dict[tuple[str, str], float]()
+    while broken := [
+        p for p, least in needed.items() if held[p[0]] - held[p[1]] < least - _MARGIN / 2 and p not in mended
+    ]:
+        mended |= {pair: needed[pair] for pair in broken}
+        held = _mend(effects, trust, mended)
     return held
+
+
+def _mend(
+    effects: Mapping[str, float], trust: Mapping[str, float], needed: Mapping[tuple[str, str], float]
+) -> dict[str, float]:
+    """Solve the least-distance problem by non-negative least squares (Lawson and Hanson, 1974, chapter 23)."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    names = sorted({name for pair in needed for name in pair})
+    at = {name: i for i, name in enumerate(names)}
+    ease = np.array([1 / np.sqrt(trust[name]) for name in names])
+    rows, lacks = np.zeros((len(needed), len(names))), np.zeros(len(needed))
+    for i, ((better, worse), least) in enumerate(needed.items()):
+        rows[i, at[better]], rows[i, at[worse]] = 1.0, -1.0
+        lacks[i] = least - (effects[better] - effects[worse])
+    system = np.vstack([(rows * ease).T, lacks])
+    target = np.zeros(len(names) + 1)
+    target[-1] = 1.0
+    weights, _ = nnls(system, target, maxiter=10_000)
+    left = target - system @ weights
+    moved = ease * -left[:-1] / left[-1]
+    return {**effects, **{name: effects[name] + float(moved[at[name]]) for name in names}}
 
 
 def _dominates(better: Sheet, worse: Sheet) -> bool:

@@ -27,21 +27,24 @@ import msgspec
 from harness.codec import digest
 from harness.errors import MisuseError
 from harness.scoring.anchor import IndexPrint, objection
+from harness.scoring.market_document import Card, Document, Segment, Seller, flaws
 from harness.scoring.sheets import Sheet, find_sheet
 from harness.scoring.tables import table
 
 __all__ = ["Basis", "CardClass", "Contribution", "Estimate", "Features", "MarketModel", "Segment"]
 
-Segment = Literal["hyperscaler", "neocloud", "marketplace"]
 CardClass = Literal["datacenter", "workstation", "consumer"]
 # This node's own rates; the sheet of a name that has prices; the sheet of a name that nobody has priced.
 Basis = Literal["measured", "spec", "unmeasured"]
 
-SCHEMA = "harness.market-model/1"
 _SEGMENTS = ("hyperscaler", "neocloud", "marketplace")
 _DAYS_A_MONTH = 365.25 / 12
 _Z80 = 1.2815515655446004  # half of an 80 % interval, in standard deviations
-_BEYOND = math.log(1.25)  # a rate this far outside what was priced is told; three times as far, it is withheld
+_BEYOND, _TOO_FAR = (
+    math.log(1.25),
+    math.log(3),
+)  # outside what was priced: told and widened from the one, withheld from the other
+_OUTSIDE = 0.5  # an elasticity that nobody knows out there lies within this of the one assumed
 _SLACK, _FADE = (
     math.log(0.8),
     math.log(0.5),
@@ -90,94 +93,6 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """One rate: where it is centred, how it is scaled, and between what its cards lay, all in logarithms."""
-
-    centre: float
-    scale: float
-    low: float
-    high: float
-    reach_fraction: float  # of a sheet's rate, what a sound card is measured to do
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """A rising curve over a weighted sum of rates: a straight line, or a logistic step at `knot`."""
-
-    on: Mapping[str, float]
-    weight: float
-    knot: float | None = None
-    segment: Segment | None = None  # None: for all kinds of seller
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seller:
-    """A seller's level against others of its kind, and how it differed in earlier eras."""
-
-    segment: Segment
-    effect: float
-    cell_count: int
-    eras: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """What a name is paid beyond its rates."""
-
-    effect: float
-    cell_count: int
-    eras: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """The change of log prices for each month before the model's date."""
-
-    all: float
-    segments: Mapping[str, float]
-    classes: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Widths:
-    """Half-widths of the interval in logarithms, by what was never seen; from prices that were left out of the fit."""
-
-    confidence_fraction: float
-    known: float
-    unseen_card: float
-    unseen_seller: float
-    unseen_both: float
-    unseen_architecture: float
-    drift_per_sqrt_month: float  # standard deviation of the market's own movement
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """The model as it is written."""
-
-    schema: str
-    as_of: str
-    cells_digest: str
-    cards_digest: str
-    cell_count: int
-    base: float
-    axes: Mapping[str, Axis]
-    curve_width: float
-    curves: tuple[Curve, ...]
-    launch_per_year: float
-    launch_centre_year: float
-    launch_newest_year: float
-    classes: Mapping[str, float]
-    segments: Mapping[str, float]
-    segment_classes: Mapping[str, Mapping[str, float]]
-    drift: Drift
-    eras_months: Mapping[str, float]  # where an era begins, in months before the model's date
-    sellers: Mapping[str, Seller]
-    cards: Mapping[str, Card]
-    widths: Widths
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MarketModel:
     """A fitted model: plain numbers, named by their digest."""
 
@@ -216,7 +131,7 @@ class MarketModel:
         except msgspec.ValidationError as err:
             msg = f"not a market model: {err}"
             raise MisuseError(msg) from err
-        for flaw in _flaws(read):
+        for flaw in flaws(read):
             msg = f"not a sound market model: {flaw}"
             raise MisuseError(msg)
         sellers = {_plain(name): seller for name, seller in read.sellers.items()}
@@ -380,6 +295,7 @@ class _Case:
             self.reasons.append(
                 "newer than any card that was priced: the interval is that of an architecture never seen"
             )
+        half = math.hypot(half, _OUTSIDE * max(0.0, *map(self._outside, self.document.axes)))
         newest = date.fromisoformat(anchor.date if anchor else self.document.as_of)
         months = abs((self.at - newest).days) / _DAYS_A_MONTH
         if self.at > newest and months > 1:
@@ -394,13 +310,17 @@ class _Case:
 
     def _range_refusals(self) -> Iterator[str]:
         for name, axis in self.document.axes.items():
-            value = self._log_rate(name)
-            outside = max(axis.low - value, value - axis.high)
-            if outside > 3 * _BEYOND:
+            value, outside = self._log_rate(name), self._outside(name)
+            if outside > _TOO_FAR:
                 low, high = math.exp(axis.low), math.exp(axis.high)
                 yield f"out of range: {name} is {math.exp(value):.3g}, and the cards that were priced have {low:.3g} to {high:.3g}"
             elif outside > _BEYOND:
                 self.reasons.append(f"{name} lies {math.expm1(outside):.0%} beyond that of any card that was priced")
+
+    def _outside(self, name: str) -> float:
+        """Return how far a rate lies outside those of all cards that were priced, in logarithms; below 0 where it is inside."""
+        axis, value = self.document.axes[name], self._log_rate(name)
+        return max(axis.low - value, value - axis.high)
 
     def _age_refusals(self) -> Iterator[str]:
         if self.age_months > _NEWEST_MONTHS:
@@ -474,22 +394,6 @@ def _check(features: Features, segment: str) -> None:
         if not (math.isfinite(value) and value > 0):
             msg = f"{name} must be a positive number, not {value!r}"
             raise MisuseError(msg)
-
-
-def _flaws(d: Document) -> Iterator[str]:
-    """Yield what would break the promise that a better rate is never cheaper, or make an estimate no number."""
-    if d.schema != SCHEMA:
-        yield f"its schema is {d.schema!r}, not {SCHEMA!r}"
-    if not d.curve_width > 0:
-        yield f"curve_width is {d.curve_width!r}, and must be above 0"
-    for name, axis in d.axes.items():
-        if not (axis.scale > 0 and axis.reach_fraction > 0 and axis.low <= axis.high):
-            yield f"the axis of {name} has a scale or a reach that is not above 0, or no range"
-    for number, curve in enumerate(d.curves):
-        if not (curve.weight >= 0 and all(share >= 0 for share in curve.on.values())):
-            yield f"curve {number} falls: a better rate would be cheaper"
-        if not set(curve.on) <= set(d.axes):
-            yield f"curve {number} is over {sorted(curve.on)}, and there are axes for {sorted(d.axes)} only"
 
 
 def _plain(name: str) -> str:
