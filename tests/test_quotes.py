@@ -10,25 +10,33 @@ from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 from standin import StandIn
 from test_price import CLEAN, MARKET, ask, node
 from test_scoring import report, stream
 
-from harness import codec
+from harness import codec, stats
 from harness.cli import cli
-from harness.errors import MisuseError
-from harness.model import Quote
+from harness.errors import ForgeryError, MisuseError
+from harness.model import Outcome, Quote, Report
+from harness.proof.seal import OPEN, seal
 from harness.render.quotes import market_markdown, quote_card
-from harness.scoring import profiles, quote, recompute
+from harness.scoring import price, profiles, quote, recompute
+from harness.scoring.evidence import load
 from harness.scoring.pricelist import CARDS, market_table
+from harness.scoring.quick import _interval, load_fast
 from harness.scoring.typical import typical_rates
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "pricing.md").read_text()
 SHIPPED = next((ROOT / "results").glob("2*.json"))
+WHOLE = codec.decode(SHIPPED.read_bytes(), Report)
+MEASURED = [outcome for outcome in WHOLE.outcomes if outcome.measurement][:3]
 
 
 def run(*args: str | Path) -> Result:
@@ -76,7 +84,7 @@ def test_a_folder_of_reports_is_priced_as_its_files(tmp_path: Path) -> None:
 
 def test_the_derivation_can_be_followed_by_hand() -> None:
     said = run("quote", SHIPPED, "--explain").output
-    for digest in (profiles()["general"].digest, codec.decode(SHIPPED.read_bytes(), type(report())).seal.digest):
+    for digest in (profiles()["general"].digest, WHOLE.seal.digest):
         assert digest in said
     speeds = [float(s) for s in re.findall(r"(\S+) of the reference node, 0.5 of the time", said)]
     cycles = int(re.findall(r"= (\d+) cycles/s", said)[0])
@@ -170,3 +178,56 @@ def test_the_library_prices_bytes_without_loading_anything_heavy() -> None:
 def test_quotes_of_reports_without_memory_say_so() -> None:
     (own,) = quote(report(stream(power_w=300.0)), market=MARKET, profile="decode-70b-int4")
     assert any("how much the device has is not known" in reason for reason in own.reasons)
+
+
+# --- read fast --------------------------------------------------------------------------------------------------------
+
+
+def resealed(*outcomes: Outcome) -> bytes:
+    """Return the shipped report with these outcomes alone, sealed anew."""
+    jobs = (outcome.measurement or outcome.skipped for outcome in outcomes)
+    whole = replace(WHOLE, outcomes=outcomes, plan=tuple(held.job for held in jobs if held), seal=OPEN)
+    return codec.encode(replace(seal(whole, [codec.digest(o) for o in outcomes], None), outcomes=outcomes))
+
+
+SMALL = resealed(*MEASURED)
+
+
+@pytest.mark.parametrize("data", [SMALL, SHIPPED.read_bytes()], ids=["unsigned", "signed"])
+def test_the_fast_way_and_the_long_one_read_the_same_report(data: bytes) -> None:
+    assert load_fast(data) == load(data)
+
+
+def test_a_byte_that_was_changed_anywhere_sends_a_report_the_long_way() -> None:
+    signed = SHIPPED.read_bytes()
+    assert load_fast(signed)
+    for data, changes in ((SMALL, 300), (signed, 20)):
+        for at in range(1, len(data), len(data) // changes):
+            assert load_fast(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) is None, at
+
+
+def faster(outcome: Outcome) -> Outcome:
+    m = outcome.measurement
+    assert m is not None
+    interval = replace(m.interval, low_s=m.interval.low_s / 2, high_s=m.interval.high_s / 2)
+    return replace(outcome, measurement=replace(m, time_s=m.time_s / 2, interval=interval))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (faster, "its raw times give"),
+        (lambda o: replace(o, measurement=None), "must hold exactly one of measurement, skipped and failed"),
+    ],
+)
+def test_a_sealed_lie_is_found_by_the_fast_way_as_by_the_long_one(change: Any, says: str) -> None:
+    lie = resealed(change(MEASURED[0]), *MEASURED[1:])
+    assert load_fast(lie) is None
+    with pytest.raises(ForgeryError, match=says):
+        price(lie)
+
+
+@given(st.lists(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=9))
+def test_the_fast_interval_is_the_verifiers(times: list[tuple[float, ...]]) -> None:
+    exact = stats.interval(stats.medians(times), stats.step(times))
+    assert _interval(times) == pytest.approx(exact, rel=1e-9)

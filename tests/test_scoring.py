@@ -617,6 +617,7 @@ MONEY = (
 )  # fmt: skip
 DOORS = {"exact"}  # where a measured float becomes exact
 NO_MONEY = {
+    "anchor",
     "capability",
     "evidence",
     "fleet",
@@ -626,6 +627,8 @@ NO_MONEY = {
     "placement",
     "quick",
     "score",
+} | {
+    "sheets",
     "tables",
 }
 

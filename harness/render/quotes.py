@@ -152,4 +152,6 @@ def _interval(line: Line) -> str:
 
 def _worth(line: Line, profile: str) -> str:
     worth = line.worths.get(profile)
-    return "-" if worth is None else f"{worth.usd_per_hour:.2f} ({worth.difference_percent:+d} %)"
+    if worth is None:
+        return "-"
+    return f"{'~' if worth.from_sheet else ''}{worth.usd_per_hour:.2f} ({worth.difference_percent:+d} %)"

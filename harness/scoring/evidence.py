@@ -20,7 +20,7 @@ from harness.scoring.profiles import Profile
 from harness.scoring.score import score as score_records
 from harness.scoring.worth import Market
 
-__all__ = ["Source", "fleet", "load", "price", "quote", "score"]
+__all__ = ["Source", "fleet", "load", "load_quickly", "price", "quote", "score"]
 
 Source = Report | bytes | str | Path
 
@@ -134,12 +134,12 @@ def _gathered(sources: tuple[Source, ...]) -> Iterator[Report]:
         if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
             yield from read(source)
         elif isinstance(source, str | Path) and Path(source).is_dir():
-            yield from map(_load, _reports_in(Path(source)))
+            yield from map(load_quickly, _reports_in(Path(source)))
         else:
-            yield _load(source)
+            yield load_quickly(source)
 
 
-def _load(source: Source) -> Report:
+def load_quickly(source: Source) -> Report:
     """Return a report the fast way, or else the long one, which says what is wrong."""
     if isinstance(source, Report):
         return source

@@ -15,9 +15,10 @@ from fractions import Fraction
 
 from harness.errors import MisuseError
 from harness.scoring.cycles import harmonic_speed
-from harness.scoring.exact import MICRO, decimal_of, precise, rounded
-from harness.scoring.market_model import Segment
+from harness.scoring.exact import MICRO, decimal_of, fraction_of, precise, rounded
+from harness.scoring.market_model import Features, Segment
 from harness.scoring.profiles import Profile, profiles
+from harness.scoring.tables import parameter
 from harness.scoring.tables import table as data
 from harness.scoring.typical import typical_rates
 from harness.scoring.worth import Market, shipped_market
@@ -45,6 +46,7 @@ class ProfileWorth:
 
     usd_per_hour: Decimal
     difference_percent: int  # of the market's price
+    from_sheet: bool  # a rate of the profile was not published, and is taken from the maker's sheet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +92,10 @@ def market_table(
         if not priced:
             message = f"the market model knows none of {', '.join(cards)}"
             raise MisuseError(message)
-        speeds = {name: _speeds(list(priced), profiles()[name]) for name in names}
+        sheets = {card: market.features_of(card, None) for card in priced}
+        speeds = {name: _speeds(sheets, profiles()[name]) for name in names}
         going = {
-            name: _middle([Fraction(priced[c][0]) / speed for c, speed in found.items()])
+            name: _middle([Fraction(priced[c][0]) / speed for c, (speed, _) in found.items()])
             for name, found in speeds.items()
             if found
         }
@@ -120,15 +123,31 @@ def _market_price(
     return price, low, high, found.basis
 
 
-def _speeds(cards: Sequence[str], profile: Profile) -> dict[str, Fraction]:
-    """Return the speed of each card of which every class of the profile was published."""
+def _speeds(sheets: Mapping[str, Features | None], profile: Profile) -> dict[str, tuple[Fraction, bool]]:
+    """Return the speed of each card of which every class of the profile is known, and whether one is only on its sheet."""
     reference = {w: Fraction(row["value"]) for w, row in data("reference")["rates"].items()}
     found = {}
-    for card in cards:
-        rates, shares = typical_rates(card), profile.fractions
+    for card, sheet in sheets.items():
+        published, shares = typical_rates(card), profile.fractions
+        rates = {**_of_the_sheet(sheet), **published}
         if all(w in rates for w in shares):
-            found[card] = harmonic_speed(shares, {w: rates[w] / reference[w] for w in shares})
+            speed = harmonic_speed(shares, {w: rates[w] / reference[w] for w in shares})
+            found[card] = speed, any(w not in published for w in shares)
     return found
+
+
+def _of_the_sheet(sheet: Features | None) -> dict[str, Fraction]:
+    """Return what a card of such a sheet reaches as a rule."""
+    if sheet is None:
+        return {}
+    dense, stream = Fraction(parameter("efficiency")), Fraction(parameter("memory_efficiency"))
+    tensor = fraction_of(sheet.fp16_flops_per_s) * dense
+    return {
+        "gemm_bf16": tensor,
+        "gemm_fp16": tensor,
+        "gemm_fp32": fraction_of(sheet.fp32_flops_per_s) * dense,
+        "mem": fraction_of(sheet.memory_bytes_per_s) * stream,
+    }
 
 
 def _middle(values: Sequence[Fraction]) -> Fraction:
@@ -140,22 +159,25 @@ def _line(
     card: str,
     found: tuple[Decimal, Decimal, Decimal, str],
     going: Mapping[str, Fraction],
-    speeds: Mapping[str, Mapping[str, Fraction]],
+    speeds: Mapping[str, Mapping[str, tuple[Fraction, bool]]],
 ) -> Line:
     price, low, high, basis = found
-    worths = {name: going[name] * by_card[card] for name, by_card in speeds.items() if card in by_card}
+    known = {name: by_card[card] for name, by_card in speeds.items() if card in by_card}
     return Line(
         name=card.removeprefix("NVIDIA ").removeprefix("GeForce "),
         usd_per_hour=price,
         low_usd_per_hour=low,
         high_usd_per_hour=high,
-        worths={
-            name: ProfileWorth(
-                usd_per_hour=rounded(worth), difference_percent=round((worth / Fraction(price) - 1) * 100)
-            )
-            for name, worth in worths.items()
-        },
+        worths={name: _worth(going[name] * speed, price, from_sheet) for name, (speed, from_sheet) in known.items()},
         basis=basis,
+    )
+
+
+def _worth(usd: Fraction, price: Decimal, from_sheet: bool) -> ProfileWorth:
+    return ProfileWorth(
+        usd_per_hour=rounded(usd),
+        difference_percent=round((usd / Fraction(price) - 1) * 100),
+        from_sheet=from_sheet,
     )
 
 
@@ -165,5 +187,6 @@ def _notes(segment: Segment, at: date, going: Mapping[str, Fraction]) -> list[st
     return [
         f"Market: what a {segment} asks for an hour on {at.isoformat()}, by the shipped model, with its interval.",
         f"Worth: speed, by published measurements, at the going rate of a {unit}-hour ({told} USD); in brackets, against the market.",
-        "-: not every rate of the workload was published of the card.",
+        f"~: a rate of the workload was not published of the card: {parameter('efficiency')} of its sheet's, {parameter('memory_efficiency')} of the bandwidth.",
+        "-: the sheet does not state it either.",
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness import codec
 from harness.errors import ForgeryError, HarnessError
 from harness.model import Fault, Quote, Report, Verdict
-from harness.scoring.evidence import Source, load
+from harness.scoring.evidence import Source, load_quickly
 from harness.scoring.price import profile_in, requote
 from harness.scoring.reliability import record_of
 from harness.scoring.worth import Market
@@ -54,7 +54,7 @@ def _read(quote: Quote | bytes | str | Path) -> Quote:
 
 
 def _faults(given: Quote, sources: Sequence[Source], market: Market | None) -> Iterator[Fault]:
-    known = {report.seal.digest: report for report in map(load, sources)}
+    known = {report.seal.digest: report for report in map(load_quickly, sources)}
     report = known.get(given.report_digest)
     if report is None:
         yield Fault(path="$.report_digest", what=f"its report, {given.report_digest[:12]}..., is not among those given")
