@@ -454,3 +454,45 @@ def test_a_bad_profile_is_refused_with_what_would_be_right(tmp_path: Path, text:
         load_profile(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+# --- with the model that is shipped -----------------------------------------------------------------------------------
+
+
+def shipped(own: Report, **more: Any) -> Quote:
+    return price(own, **more)
+
+
+@settings(max_examples=30, deadline=None)
+@given(share, share, st.sampled_from(["fp16", "mem"]), st.floats(min_value=1, max_value=5))
+def test_by_the_shipped_model_too_a_better_rate_is_never_cheaper(a: float, b: float, which: str, factor: float) -> None:
+    rates = {"fp16": FP16 * a, "mem": MEM * b}
+    better = rates | {which: rates[which] * factor}
+    worse, dearer = (shipped(node(r["fp16"], FP32, r["mem"])) for r in (rates, better))
+    if worse.price_usd_per_hour is not None and dearer.price_usd_per_hour is not None:
+        assert dearer.price_usd_per_hour >= worse.price_usd_per_hour
+
+
+def test_the_shipped_model_prices_a_slow_h100_as_slow_and_an_old_day_with_a_wider_interval() -> None:
+    sound, slow = shipped(node()), shipped(node(FP16 * 0.6, FP32 * 0.6, MEM * 0.6))
+    assert sound.price_usd_per_hour is not None
+    assert slow.price_usd_per_hour is not None
+    assert slow.price_usd_per_hour <= sound.price_usd_per_hour * Decimal("0.601")
+    assert sound.price_usd_per_hour == total(sound)
+    assert recompute(sound, node()).accepted
+    year = shipped(node(), deal=Deal(at=date(2027, 10, 10)))
+    assert year.high_usd_per_hour / year.low_usd_per_hour > sound.high_usd_per_hour / sound.low_usd_per_hour  # type: ignore[operator]
+    assert any("older than the day asked for" in reason for reason in year.reasons)
+    old = shipped(node(), deal=Deal(at=date(2029, 10, 10)))
+    assert (old.status, old.price_usd_per_hour) == ("withheld", None)
+    assert "too old" in old.reasons[0]
+
+
+def test_the_shipped_model_knows_that_a_5090_is_dearer_than_a_4090() -> None:
+    """A list of prices by name that is in use has it the other way round."""
+    rtx = {
+        "NVIDIA GeForce RTX 4090": (165e12, 50e12, 0.92e12, 24),
+        "NVIDIA GeForce RTX 5090": (225e12, 66e12, 1.53e12, 32),
+    }
+    older, newer = (usd(node(*r[:3], device=gpu(n, memory_gib=r[3])), market=None) for n, r in rtx.items())
+    assert newer > older
