@@ -173,7 +173,7 @@ class MarketModel:
 class _Case:
     """One question put to a model, with all that is looked up for it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as `estimate`
         self,
         model: MarketModel,
         features: Features,
