@@ -6,22 +6,29 @@ import copy
 import json
 import math
 import random
+import sys
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.cli import cli
 from harness.errors import FailureError, MisuseError
 from harness.fitting import cells, refresh
-from harness.fitting.backtest import SPLITS, _covered, _folds, _quantile, backtest
+from harness.fitting.backtest import SPLITS, Backtest, _covered, _folds, _quantile, backtest
 from harness.fitting.baselines import BASELINES
 from harness.fitting.fit import as_json, fit
 from harness.fitting.offers import Offer, Origin, read_offers
 from harness.fitting.order import in_order, pairs
+from harness.render.backtest import backtest_markdown
 from harness.scoring.anchor import IndexPrint
 from harness.scoring.market_document import Segment
 from harness.scoring.market_model import Features, MarketModel
@@ -75,8 +82,8 @@ def test_better_in_any_rate_is_never_cheaper(
 ) -> None:
     worse = replace(
         sheet(card), measured=frozenset(measured), **{n: getattr(sheet(card), n) * x for n, x in losses.items()}
-    )  # type: ignore[arg-type]
-    better = replace(worse, **{n: getattr(worse, n) * x for n, x in gains.items()})  # type: ignore[arg-type]
+    )
+    better = replace(worse, **{n: getattr(worse, n) * x for n, x in gains.items()})
     name = card if named else None
     low, high = (
         MODEL.estimate(f, segment=segment, provider=provider, gpu_name=name, at=at).log_price for f in (worse, better)
@@ -287,7 +294,7 @@ def test_a_thin_or_disputed_print_is_withheld(change: dict[str, Any], why: str) 
 
 
 def test_an_index_is_one_say_a_seller() -> None:
-    offers = []
+    offers: list[Offer] = []
     for seller, factor in (("one", 1.2), ("two", 1.2), ("three", 1.2), ("loud", 3.0)):
         for card in ("RTX-4090", "RTX-3090") * (10 if seller == "loud" else 1):
             told = MODEL.estimate(sheet(card), segment="marketplace", gpu_name=card)
@@ -303,8 +310,6 @@ def test_an_index_is_one_say_a_seller() -> None:
 
 
 def offer(provider: str, card: str, usd: str, *, day: str = "2026-10-01", segment: Segment = "marketplace") -> Offer:
-    from decimal import Decimal
-
     return Offer(
         provider=provider, segment=segment, card=card, usd_per_gpu_hour=Decimal(usd), date=day, exact_date=True, kind="ask", source="test"
     )  # fmt: skip
@@ -387,6 +392,25 @@ def test_an_answer_of_vast_ai_is_read(tmp_path: Path) -> None:
     assert "offer 3: lacks num_gpus" in found.left_out[0]
 
 
+def test_what_gpuhunt_gives_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    item: dict[str, Any] = {
+        "provider": "verda",
+        "instance_name": "8H100.SXM5",
+        "price": 32.0,
+        "gpu_count": 8,
+        "gpu_name": "H100",
+    }
+    item |= {"gpu_memory": 80.0, "spot": False, "gpu_vendor": "nvidia"}
+    changes: list[dict[str, Any]] = [{}, {"instance_name": "h"}, {"spot": True}, {"gpu_vendor": "amd"}]
+    items = [SimpleNamespace(**{**item, **change}) for change in changes]
+    monkeypatch.setitem(sys.modules, "gpuhunt", SimpleNamespace(query=lambda **_: items))
+    found = refresh.gathered([], gpuhunt=True)
+    assert [(o.provider, o.card, o.usd_per_gpu_hour) for o in found.offers] == [
+        ("datacrunch", "H100-SXM-80GB", Decimal(4))
+    ]
+    assert "offer 2: no card 'H100' of 80 GiB" in found.left_out[0]
+
+
 @pytest.mark.parametrize(
     ("text", "error"), [("a,b\n1,2\n", MisuseError), ('{"offers": 3}', MisuseError), ("[]", FailureError)]
 )
@@ -395,6 +419,25 @@ def test_a_file_that_holds_no_offers_is_refused(tmp_path: Path, text: str, error
     file.write_text(text)
     with pytest.raises(error):
         read_offers(file, Origin())
+
+
+def test_the_commands_read_offers_into_prices_and_an_index(tmp_path: Path) -> None:
+    rows = [f"s{i},marketplace,RTX-4090,0.{40 + i},0,2026-11-01,exact,ask,x" for i in range(4)]
+    rows += [f"s{i},marketplace,RTX-3090,0.{20 + i},0,2026-11-01,exact,ask,x" for i in range(4)]
+    (tmp_path / "o.csv").write_text(
+        "provider,segment,gpu_key,price_usd_per_gpu_hour,spot,date,date_quality,kind,source\n" + "\n".join(rows)
+    )
+    asked = ["--from", str(tmp_path / "o.csv")]
+    done = CliRunner().invoke(
+        cli, ["market", "refresh", *asked, "--out", str(tmp_path / "cells.json")], catch_exceptions=False
+    )
+    assert done.stdout.startswith("8 offers read; ")
+    found = cells.read_snapshot(tmp_path / "cells.json")
+    assert found.as_of == "2026-11-01"
+    assert len(found.cells) == len(SNAPSHOT.cells) + 8
+    done = CliRunner().invoke(cli, ["market", "index", *asked, "--json"], catch_exceptions=False)
+    (print_,) = json.loads(done.stdout)
+    assert (print_["card_class"], print_["seller_count"], print_["offer_count"]) == ("consumer", 4, 8)
 
 
 # --- what is shipped, and the backtest --------------------------------------------------------------------------------
@@ -408,6 +451,14 @@ def test_the_shipped_model_is_what_a_fit_of_the_shipped_prices_gives() -> None:
             again = fitted.estimate(sheet(card), segment=segment, gpu_name=card)
             assert again.log_price == pytest.approx(math.log(price(card, segment)), abs=1e-4)
     assert MarketModel.from_json(json.loads(as_json(fitted))) == fitted
+
+
+def test_the_document_shows_the_backtest_that_the_shipped_intervals_come_from() -> None:
+    tested = msgspec.convert(table("market_backtest"), Backtest)
+    assert table("market_backtest")["model_digest"] == MODEL.digest
+    assert tested.widths == MODEL.document.widths
+    assert tested.cells == len(cells.current(SNAPSHOT))
+    assert backtest_markdown(tested) in (Path(__file__).parent.parent / "docs" / "pricing.md").read_text()
 
 
 def test_nothing_that_is_left_out_enters_a_fold() -> None:
@@ -440,6 +491,8 @@ def test_sellers_never_seen_are_priced_better_than_by_a_score_or_a_look_up() -> 
     assert ours.answered == ours.asked
     assert ours.covered_fraction == pytest.approx(0.8, abs=0.05)
     assert ours.median_error_fraction is not None
+    shown = {(line.split, line.model): line for line in msgspec.convert(table("market_backtest"), Backtest).lines}
+    assert ours.median_error_fraction == pytest.approx(shown["unseen seller", "ours"].median_error_fraction, abs=2e-3)
     for line in lines.values():
         assert line.median_error_fraction is not None
         assert ours.median_error_fraction < line.median_error_fraction

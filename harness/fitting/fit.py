@@ -72,7 +72,7 @@ class Settings:
     name_era: float = 0.1
     noise: float = 0.2
     older_noise: float = 1.5  # variance of an older price, over that of a current one
-    lowest_noise: float = 1.0  # variance of a lowest ask, over that of a median
+    lowest_noise: float = 2.0  # variance of a lowest ask, which is an order statistic, over that of a median
     degrees_of_freedom: float = 4.0
 
 

@@ -27,7 +27,8 @@ SEGMENTS = ("hyperscaler", "neocloud", "marketplace")
 _HYPERSCALERS = ("aws", "azure", "gcp", "oci", "oracle")
 _MARKETPLACES = ("vastai", "akash", "lium", "salad", "clore", "simplepod", "runpod-community")
 _LEAST_USD, _MOST_USD = Decimal("0.005"), Decimal(100)
-_GPUHUNT_NAMES = {"lambdalabs": "lambdalabs", "verda": "datacrunch", "vultr": "vultr"}
+_GPUHUNT_NAMES = {"verda": "datacrunch"}  # a seller that changed its name
+_FORM_FACTORS = ("SXM", "PCIe", "NVL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +168,7 @@ def _skypilot_offer(row: Mapping[str, str], origin: Origin) -> Offer | None:
     return Offer(
         provider=provider,
         segment=origin.segment or _segment_of(provider),
-        card=_card(row["AcceleratorName"], _memory_bytes(row.get("GpuInfo", ""))),
+        card=_card(row["AcceleratorName"], _memory_bytes(row.get("GpuInfo") or ""), row.get("InstanceType") or ""),
         usd_per_gpu_hour=_usd(str(_usd(row["Price"], most=_MOST_USD * 16) / count)),
         date=_day(str(origin.date)),
         exact_date=True,
@@ -223,7 +224,7 @@ def _gpuhunt_offer(item: Any) -> Offer | None:
     return Offer(
         provider=_GPUHUNT_NAMES.get(item.provider, item.provider),
         segment=_segment_of(item.provider),
-        card=_card(str(item.gpu_name), memory),
+        card=_card(str(item.gpu_name), memory, str(item.instance_name)),
         usd_per_gpu_hour=_usd(str(Decimal(str(item.price)) / item.gpu_count)),
         date=_today(),
         exact_date=True,
@@ -252,12 +253,16 @@ def _segment(text: str) -> Segment:
     return cast("Segment", text)
 
 
-def _card(name: str, memory_bytes: float | None) -> str:
-    sheet = find_sheet(name, memory_bytes) or find_sheet(f"{name} {round((memory_bytes or 0) / 2**30)}GB")
-    if sheet is None:
+def _card(name: str, memory_bytes: float | None, hint: str = "") -> str:
+    """Return a card's key; where a name is sold in several forms, what the instance is called may tell which."""
+    size = f"{round((memory_bytes or 0) / 2**30)}GB"
+    form = next((form for form in _FORM_FACTORS if form.casefold() in hint.casefold()), "")
+    spellings = (name, f"{name} {size}", f"{name} {form}", f"{name} {form} {size}")
+    found = {sheet.key for spelling in spellings if (sheet := find_sheet(spelling, memory_bytes))}
+    if len(found) != 1:
         msg = f"no card {name!r}" + (f" of {memory_bytes / 2**30:.0f} GiB" if memory_bytes else "")
         raise MisuseError(msg)
-    return sheet.key
+    return found.pop()
 
 
 def _usd(text: str, least: Decimal = _LEAST_USD, most: Decimal = _MOST_USD) -> Decimal:
