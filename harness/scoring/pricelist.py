@@ -188,5 +188,5 @@ def _notes(segment: Segment, at: date, going: Mapping[str, Fraction]) -> list[st
         f"Market: what a {segment} asks for an hour on {at.isoformat()}, by the shipped model, with its interval.",
         f"Worth: speed, by published measurements, at the going rate of a {unit}-hour ({told} USD); in brackets, against the market.",
         f"~: a rate of the workload was not published of the card: {parameter('efficiency')} of its sheet's, {parameter('memory_efficiency')} of the bandwidth.",
-        "-: the sheet does not state it either.",
+        "Memory is a gate and not in the worth: where a workload does not fit, a card is worth nothing to it.",
     ]
