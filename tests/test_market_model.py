@@ -232,6 +232,17 @@ def test_an_old_snapshot_widens_the_interval_and_a_very_old_one_has_no_price() -
     assert "too old" in withheld.reasons[0]
 
 
+def test_what_no_such_seller_offers_is_told_and_has_a_wider_interval() -> None:
+    consumer, data_centre = (
+        MODEL.estimate(sheet(card), segment="hyperscaler", gpu_name=card) for card in ("RTX-4090", "T4")
+    )
+    assert consumer.reasons == ("no hyperscaler was seen to offer a consumer card: the interval is wider",)
+    assert not data_centre.reasons
+    assert consumer.high is not None and consumer.log_price is not None  # noqa: PT018 - for the type checker
+    assert data_centre.high is not None and data_centre.log_price is not None  # noqa: PT018
+    assert consumer.high - consumer.log_price > data_centre.high - data_centre.log_price
+
+
 def test_prices_of_last_year_are_lower() -> None:
     assert price("H100-SXM-80GB", "neocloud", at=date(2025, 12, 7)) < 0.9 * price("H100-SXM-80GB", "neocloud")
 

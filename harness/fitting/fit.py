@@ -222,6 +222,7 @@ class _Fit:
             segment_classes={
                 s: _rounded({c: v for (k, c), v in effects["segment class"].items() if k == s}) for s in SEGMENTS
             },
+            segment_class_counts={s: self._counts(s) for s in SEGMENTS},
             drift=Drift(
                 all=_round(effects["drift"][""] / _DRIFT_MONTHS),
                 segments=_rounded({k: v / _DRIFT_MONTHS for k, v in effects["drift segment"].items()}),
@@ -232,6 +233,10 @@ class _Fit:
             cards=self._cards(curves, effects),
             widths=widths,
         )
+
+    def _counts(self, segment: str) -> dict[str, int]:
+        classes = [x.card_class for x, c in zip(self.sheets, self.cells, strict=True) if c.segment == segment]
+        return {name: classes.count(name) for name in sorted(set(classes))}
 
     def _sellers(self, effects: Mapping[str, Mapping[Any, float]]) -> dict[str, Seller]:
         kinds = {c.provider: c.segment for c in self.cells}

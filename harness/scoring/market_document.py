@@ -94,6 +94,7 @@ class Document:
     classes: Mapping[str, float]
     segments: Mapping[str, float]
     segment_classes: Mapping[str, Mapping[str, float]]
+    segment_class_counts: Mapping[str, Mapping[str, int]]  # cells; a pair that is not there was never priced
     drift: Drift
     eras_months: Mapping[str, float]  # where an era begins, in months before the model's date
     sellers: Mapping[str, Seller]

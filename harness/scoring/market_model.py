@@ -45,6 +45,7 @@ _BEYOND, _TOO_FAR = (
     math.log(3),
 )  # outside what was priced: told and widened from the one, withheld from the other
 _OUTSIDE = 0.5  # an elasticity that nobody knows out there lies within this of the one assumed
+_NEVER_SOLD = 0.25  # kinds of seller differ by class of card by about as much
 _SLACK, _FADE = (
     math.log(0.8),
     math.log(0.5),
@@ -296,6 +297,10 @@ class _Case:
                 "newer than any card that was priced: the interval is that of an architecture never seen"
             )
         half = math.hypot(half, _OUTSIDE * max(0.0, *map(self._outside, self.document.axes)))
+        card_class = self.features.card_class
+        if card_class and card_class not in self.document.segment_class_counts.get(self.segment, {}):
+            half = math.hypot(half, _NEVER_SOLD)
+            self.reasons.append(f"no {self.segment} was seen to offer a {card_class} card: the interval is wider")
         newest = date.fromisoformat(anchor.date if anchor else self.document.as_of)
         months = abs((self.at - newest).days) / _DAYS_A_MONTH
         if self.at > newest and months > 1:
