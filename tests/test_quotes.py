@@ -231,3 +231,10 @@ def test_a_sealed_lie_is_found_by_the_fast_way_as_by_the_long_one(change: Any, s
 def test_the_fast_interval_is_the_verifiers(times: list[tuple[float, ...]]) -> None:
     exact = stats.interval(stats.medians(times), stats.step(times))
     assert _interval(times) == pytest.approx(exact, rel=1e-9)
+
+
+def test_the_table_in_the_readme_is_what_the_command_prints() -> None:
+    """Made anew by `harness market table --at 2026-11-25 --markdown` where the model was fitted anew."""
+    printed = market_markdown(market_table(at=date(2026, 11, 25))).splitlines()
+    readme = (ROOT / "README.md").read_text().splitlines()
+    assert [line for line in printed if line.rstrip() not in [r.rstrip() for r in readme]] == []

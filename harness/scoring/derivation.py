@@ -14,14 +14,20 @@ from harness.scoring.devices import Rating
 from harness.scoring.exact import MICRO, decimal_of
 from harness.scoring.tables import table
 
-__all__ = ["capex", "cost_lines", "floor_of", "total", "watts"]
+__all__ = ["capex", "cost_lines", "floor_of", "running_lines", "total", "watts"]
 
 _HOURS_A_YEAR = 8760
 
 
-def cost_lines(inputs: Mapping[str, Setting]) -> tuple[CostLine, ...]:
+def running_lines(inputs: Mapping[str, Setting]) -> tuple[CostLine, ...]:
+    """Return what an hour of work costs beyond standing idle: power, host, wear."""
+    return _energy(inputs), _per_hour("host", inputs), _per_hour("wear", inputs)
+
+
+def cost_lines(inputs: Mapping[str, Setting], running: Sequence[CostLine]) -> tuple[CostLine, ...]:
     """Return the lines of the price that sustains a device: running it, its purchase, a margin, and the marketplace's fee."""
-    costs = (_energy(inputs), _amortisation(inputs), _per_hour("host", inputs), _per_hour("wear", inputs))
+    energy, *rest = running
+    costs = (energy, _amortisation(inputs), *rest)
     margin = _margin(total(costs), inputs["margin_fraction"])
     net = total(costs) + margin.usd_per_hour
     fee = inputs["fee_fraction"]
@@ -29,10 +35,10 @@ def cost_lines(inputs: Mapping[str, Setting]) -> tuple[CostLine, ...]:
     return (*costs, margin, CostLine(name="fee", usd_per_hour=_fee(net, fee.value), basis=basis))
 
 
-def floor_of(inputs: Mapping[str, Setting]) -> Decimal:
+def floor_of(inputs: Mapping[str, Setting], running: Sequence[CostLine]) -> Decimal:
     """Return the price at which an hour of work pays its power, host and wear after the fee: no price is below it."""
-    running = total((_energy(inputs), _per_hour("host", inputs), _per_hour("wear", inputs)))
-    return running + _fee(running, inputs["fee_fraction"].value)
+    cost = total(running)
+    return cost + _fee(cost, inputs["fee_fraction"].value)
 
 
 def total(lines: Sequence[CostLine]) -> Decimal:

@@ -18,7 +18,7 @@ from harness.model import Capability, Device, NativePrice, Quote, Record, Report
 from harness.scoring.capability import capability
 from harness.scoring.costs import Costs, Setting, given_costs, settings, told_costs
 from harness.scoring.cycles import CYCLES_PER_CU_HOUR, CYCLES_PER_MCYCLE
-from harness.scoring.derivation import capex, cost_lines, floor_of, total, watts
+from harness.scoring.derivation import capex, cost_lines, floor_of, running_lines, total, watts
 from harness.scoring.devices import rating
 from harness.scoring.exact import plain, precise, ratio_of, ratio_rounded
 from harness.scoring.market_model import Segment
@@ -266,9 +266,10 @@ class _Pricer:
         inputs, gaps = self._inputs(device, seen)
         if "watts" not in inputs:
             return {"reasons": gaps}
-        lines = cost_lines(inputs) if "capex_usd" in inputs else ()
+        running = running_lines(inputs)
+        lines = cost_lines(inputs, running) if "capex_usd" in inputs else ()
         found: _Fields = {
-            "floor_usd_per_hour": floor_of(inputs),
+            "floor_usd_per_hour": floor_of(inputs, running),
             "sustainable_usd_per_hour": total(lines) if lines else None,
         }
         if self._appraiser:
