@@ -227,6 +227,13 @@ def test_a_sealed_lie_is_found_by_the_fast_way_as_by_the_long_one(change: Any, s
         price(lie)
 
 
+def test_a_job_that_was_planned_twice_or_not_at_all_is_found_by_the_fast_way_too() -> None:
+    own = codec.decode(SMALL, Report)
+    for plan in (own.plan[1:], (*own.plan, own.plan[0])):
+        sealed = seal(replace(own, plan=plan, seal=OPEN), own.seal.outcomes, None)
+        assert load_fast(codec.encode(replace(sealed, outcomes=own.outcomes))) is None
+
+
 @given(st.lists(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=9))
 def test_the_fast_interval_is_the_verifiers(times: list[tuple[float, ...]]) -> None:
     exact = stats.interval(stats.medians(times), stats.step(times))

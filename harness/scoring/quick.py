@@ -3,10 +3,9 @@
 A report's canonical bytes are those of its head with the outcomes spliced in, so the file's own bytes, sliced, are what the digests were
 taken of. Whatever does not fit at once goes the long way, which says what is wrong and where.
 
-Covers: a byte that was changed since the report was sealed; who signed it; outcomes of no planned device; intervals of results that do not
-follow from their raw times.
-Does not cover: a document that its own maker spelled in a second way before sealing it, jobs that were not planned, or a chain of
-reports: `harness verify` judges those.
+Covers: a byte that was changed since the report was sealed; who signed it; outcomes of no planned job or of no device; intervals that do
+not follow from their raw times.
+Does not cover: a document that its own maker spelled in a second way before sealing it, or a chain of reports: `harness verify` judges those.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median, stdev
-from typing import Any
 
 import msgspec
 
-from harness import codec
+from harness import codec, units
 from harness.errors import MisuseError
-from harness.model import Measurement, Outcome, Report
+from harness.model import Job, Measurement, Outcome, Report
 from harness.stats import CONFIDENCE, interval, step
 
 __all__ = ["has_digest", "load_fast"]
 
 _ROUNDING = 1e-9  # relative, as where reports are verified
+_SHORTEST_S, _LONGEST_S = 1e-15, 1e9  # as where reports are verified
 _SPREAD = 2  # values that a spread needs
 _OPENS = b'"outcomes":['
 _SEAL = b'"seal":{'
@@ -114,32 +113,37 @@ def _is_signed(report: Report) -> bool:
 
 def _is_sound(report: Report) -> bool:
     devices = {device.uuid for device in report.devices}
+    planned = set(map(_key, report.plan))
+    done = [_key(job) for outcome in report.outcomes if (job := _job_of(outcome))]
     return (
         len(devices) == len(report.devices)
         and report.emulated == any(device.emulated for device in report.devices)
-        and all(_is_whole(outcome, devices) for outcome in report.outcomes)
-        and len({_key(outcome) for outcome in report.outcomes}) == len(report.outcomes)
+        and len(planned) == len(report.plan)
+        and len(done) == len(set(done)) == len(report.outcomes)
+        and planned.issuperset(done)
+        and devices.issuperset(job.device_uuid for job in report.plan)
+        and all(outcome.measurement is None or _follows(outcome.measurement) for outcome in report.outcomes)
     )
 
 
-def _is_whole(outcome: Outcome, devices: set[str]) -> bool:
+def _job_of(outcome: Outcome) -> Job | None:
+    """Return the job of an outcome that is exactly one of the three, else None."""
     held = [r for r in (outcome.measurement, outcome.skipped, outcome.failed) if r is not None]
-    if len(held) != 1 or held[0].job.device_uuid not in devices:
-        return False
-    return outcome.measurement is None or _follows(outcome.measurement)
+    return held[0].job if len(held) == 1 else None
 
 
-def _key(outcome: Outcome) -> Any:
-    held = outcome.measurement or outcome.skipped or outcome.failed
-    assert held  # noqa: S101 - it is whole
-    job = held.job
-    return job.benchmark, job.version, tuple(sorted(job.params.items())), job.device_uuid, job.seed, job.regime
+def _key(job: Job) -> tuple[object, ...]:
+    return job.benchmark, job.version, job.device_uuid, job.seed, job.regime, *sorted(job.params.items())
 
 
 def _follows(m: Measurement) -> bool:
     """Tell whether a measurement's time and interval follow from its raw times, as a verifier computes them."""
     if not m.rounds or not all(r.times_s for r in m.rounds) or any(r.discarded is not None for r in m.rounds):
         return False  # rare: the long way judges it
+    if units.amount(m.work, m.metric)[0] <= 0 or not all(
+        _SHORTEST_S <= t <= _LONGEST_S for r in m.rounds for t in r.times_s
+    ):
+        return False
     times = [r.times_s for r in m.rounds]
     centre, low, high = _interval(times)
     stated = (m.time_s, m.interval.low_s, m.interval.high_s)
