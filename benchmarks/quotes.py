@@ -127,7 +127,7 @@ def main() -> None:
                 f"{name:<24} {1000 * took / len(found):8.3f} ms a device {60 * len(found) / took:10.0f} devices a minute"
             )
             if args.profile:
-                pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
+                pstats.Stats(profiler).sort_stats("tottime").print_stats(22)
 
 
 if __name__ == "__main__":
