@@ -1,8 +1,8 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`, `serve_bench`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, and `node` is
-`harness node start`. Each is imported when it is first used, so that `import harness` loads nothing heavy.
+`schema`, `serve_bench`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node` is
+`harness node start`, and `market` is `harness market table`. Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
     finished = harness.run("stream", "gemm", device="cpu")
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.cluster.session import Finished, devices, run
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
+    from harness.fitting.backtest import backtest, refit
     from harness.inference.serve_bench import serve_bench
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
@@ -27,14 +28,20 @@ if TYPE_CHECKING:
     from harness.registry import Case, Skip, Work, benchmark
     from harness.registry import find as list  # noqa: A004 - the command's name
     from harness.scoring.costs import Costs, load_costs
-    from harness.scoring.evidence import fleet, load, quote, score
+    from harness.scoring.evidence import fleet, load, price, quote, score
+    from harness.scoring.market_model import Features, MarketModel
     from harness.scoring.parquet import export
+    from harness.scoring.price import Deal
+    from harness.scoring.pricelist import market_table as market
+    from harness.scoring.profiles import Profile, load_profile
+    from harness.scoring.recompute import recompute
 
 _HOMES = {
     "harness.cluster.nodes": ("node",),
     "harness.cluster.session": ("Finished", "devices", "run"),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
+    "harness.fitting.backtest": ("backtest", "refit"),
     "harness.inference.serve_bench": ("serve_bench",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
@@ -42,21 +49,31 @@ _HOMES = {
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
     "harness.scoring.costs": ("Costs", "load_costs"),
-    "harness.scoring.evidence": ("fleet", "load", "quote", "score"),
+    "harness.scoring.evidence": ("fleet", "load", "price", "quote", "score"),
+    "harness.scoring.market_model": ("Features", "MarketModel"),
     "harness.scoring.parquet": ("export",),
+    "harness.scoring.price": ("Deal",),
+    "harness.scoring.pricelist": ("market",),
+    "harness.scoring.profiles": ("Profile", "load_profile"),
+    "harness.scoring.recompute": ("recompute",),
 }
+_SPELT = {"list": "find", "market": "market_table"}  # where a command's name is not its function's
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Case",
     "Costs",
+    "Deal",
     "Device",
     "FailureError",
+    "Features",
     "Finished",
     "ForgeryError",
     "HarnessError",
+    "MarketModel",
     "Measurement",
     "MisuseError",
+    "Profile",
     "Quote",
     "Report",
     "Score",
@@ -64,6 +81,7 @@ __all__ = [
     "Verdict",
     "Work",
     "WrongAnswerError",
+    "backtest",
     "benchmark",
     "compare",
     "devices",
@@ -73,8 +91,13 @@ __all__ = [
     "list",
     "load",
     "load_costs",
+    "load_profile",
+    "market",
     "node",
+    "price",
     "quote",
+    "recompute",
+    "refit",
     "run",
     "schema",
     "score",
@@ -88,7 +111,7 @@ def __getattr__(name: str) -> object:
         msg = f"module 'harness' has no attribute {name!r}"
         raise AttributeError(msg)
     module = importlib.import_module(_HOME_OF[name])
-    value: object = getattr(module, "find" if name == "list" else name)
+    value: object = getattr(module, _SPELT.get(name, name))
     globals()[name] = value
     return value
 

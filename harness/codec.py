@@ -8,6 +8,7 @@ Schema history
     harness.report/1   2026-11: first version
     harness.report/2   2026-11: regimes, clocks, soak, energy, ceiling and inputs of a measurement; preflight; how work is counted
     harness.quote/1    2026-11: first version
+    harness.quote/2    2026-11: the market's price with its interval, factors and native units; terms and digests to recompute it by
 """
 
 from __future__ import annotations

@@ -20,18 +20,21 @@ __all__ = [
     "Device",
     "Energy",
     "Environment",
+    "Factor",
     "Failed",
     "Fault",
     "Inputs",
     "Interval",
     "Job",
     "Measurement",
+    "NativePrice",
     "Node",
     "Note",
     "Outcome",
     "Preflight",
     "Quote",
     "Rate",
+    "Record",
     "Report",
     "Round",
     "Score",
@@ -40,6 +43,7 @@ __all__ = [
     "Skipped",
     "Soak",
     "TelemetrySample",
+    "Terms",
     "Transcript",
     "Verdict",
     "Work",
@@ -450,6 +454,7 @@ class Rate:
     unit: str
     state: State
     regime: Regime
+    point: str  # the benchmark with its parameters, as people name it
     evidence: str  # digest of the outcome
 
 
@@ -466,6 +471,7 @@ class Capability:
     power_w: float | None  # mean while busy, from the energy counter or the power samples
     power_limit_w: float | None
     rates: tuple[Rate, ...]
+    counted_count: int  # results that may enter a score
     excluded: tuple[str, ...]  # results left out, with the reason
 
 
@@ -491,8 +497,10 @@ class Score:
     emulated: bool
     profile: str
     unit: str
-    cu_per_hour: float | None  # None where a class of the profile was not measured
+    cu_per_hour: float | None  # None where a class of the profile was not measured, or its memory does not fit
     high_cu_per_hour: float | None
+    cycles_per_s: int | None  # the same, whole: the reference node does a million
+    too_small: str | None  # why the profile does not fit into the device's memory
     parts: tuple[ScorePart, ...]
     missing: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -505,14 +513,66 @@ class CostLine:
 
     name: str
     usd_per_hour: Decimal
-    basis: str  # measured, rated, given, assumed, computed; then how
+    basis: str  # measured, rated, given, assumed, market, computed; then how
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Factor:
+    """One thing that a price was multiplied by."""
+
+    name: str
+    times: str  # a decimal as text: it is no money
+    basis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativePrice:
+    """What so many units of what one benchmark counts cost at the price of an hour: tokens, FLOP, bytes, hashes."""
+
+    work_class: str
+    unit: str
+    batch_count: int
+    usd_per_batch: Decimal
+    point: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a device's earlier reports say of it: jobs that ended as they should, and how fast it was in each report."""
+
+    report_digests: tuple[str, ...]
+    good_count: int
+    bad_count: int
+    cycles_per_s: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """All that a quote depends on beside the report and the package's data, so that anybody can ask for it again."""
+
+    basis: Literal["market", "cost"]
+    profile: str
+    shares: Mapping[str, str]  # decimals as text, of a profile of the user's own; empty for one of ours
+    profile_memory_bytes: int | None
+    costs: Mapping[str, str]  # decimals as text, as the owner gave them
+    segment: str
+    provider: str | None
+    at: str  # UTC, RFC 3339: for when the market is to be read
+    spot: bool
+    term_s: int
+    interruptions_per_hour: str | None  # a decimal as text
+    checkpoint_s: int | None
+    restart_s: int | None
+    congestion: str  # a decimal as text, from the controller; 1 is at rest
+    record: Record | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
     """A price with its derivation, or the reason why there is none."""
 
-    schema: Literal["harness.quote/1"]
+    schema: Literal["harness.quote/2"]
     report_digest: str
     device_uuid: str
     device_name: str
@@ -522,13 +582,22 @@ class Quote:
     reasons: tuple[str, ...]
     for_gpu_market: bool
     currency: Literal["USD"]
-    method: str
-    floor_usd_per_hour: Decimal | None
+    method: Literal["market", "cost"]
+    terms: Terms
+    floor_usd_per_hour: Decimal | None  # below it, standing idle is cheaper: a price is never lower
+    sustainable_usd_per_hour: Decimal | None  # with the purchase and a margin: advice to the owner
     price_usd_per_hour: Decimal | None
+    low_usd_per_hour: Decimal | None  # the interval in which four of five such prices lie; None for a price by cost
+    high_usd_per_hour: Decimal | None
     price_usd_per_cu_hour: Decimal | None
-    profile: str | None
+    price_usd_per_mcycle: Decimal | None
+    native: tuple[NativePrice, ...]
+    profile: str
     unit: str
+    cycles_per_s: int | None
     breakdown: tuple[CostLine, ...]
+    factors: tuple[Factor, ...]
     issued_at: str
     valid_for_s: int
-    evidence: tuple[str, ...]
+    evidence: tuple[str, ...]  # digests of the outcomes that the speed follows from
+    digests: Mapping[str, str]  # of the package's data and of the profile

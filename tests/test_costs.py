@@ -44,6 +44,7 @@ def test_every_key_is_read_exactly(tmp_path: Path) -> None:
         capital_rate = 0.08
         utilisation = 0.7
         host_usd_per_hour = 0
+        wear_usd_per_hour = 0.001
         fee_fraction = 0.05
         margin_fraction = 0.15
     """

@@ -28,6 +28,8 @@ SUFFIXES = (
     "_per_byte",
     "_per_hour",
     "_per_cu_hour",
+    "_per_batch",
+    "_per_mcycle",
 )
 # Numbers that have no unit, each for a reason.
 PURE = {

@@ -14,6 +14,7 @@ from harness.cli.compare import compare
 from harness.cli.fleet import fleet
 from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
+from harness.cli.market import market
 from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
@@ -44,7 +45,21 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(MisuseError.exit_code)
 
 
-for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema, node, fleet, serve_bench):
+for command in (
+    devices,
+    list_benchmarks,
+    run,
+    score,
+    quote,
+    compare,
+    verify,
+    keygen,
+    schema,
+    node,
+    fleet,
+    market,
+    serve_bench,
+):
     cli.add_command(command)
 
 

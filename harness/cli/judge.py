@@ -1,16 +1,22 @@
-"""`harness verify` and `harness keygen`: who said what, and was it changed since."""
+"""`harness verify` and `harness keygen`: who said what, was it changed since, and does a price follow from it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from harness.cli.output import json_option, show, show_json
-from harness.errors import ForgeryError
+from harness.errors import ForgeryError, MisuseError
+from harness.model import Verdict
 from harness.proof import signing
 from harness.proof import verify as proof
 from harness.render import text
 
 __all__ = ["keygen", "verify"]
+
+_HEAD = 1 << 16  # a quote is shorter
 
 
 @click.command()
@@ -19,12 +25,17 @@ __all__ = ["keygen", "verify"]
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, *, files: tuple[str, ...], signer: str | None, as_json: bool) -> None:
-    """Check reports: whole, unchanged, in order, and their numbers following from their raw times.
+    """Check reports: whole, unchanged, in order, and their numbers following from their raw times; and quotes, by pricing anew.
 
-    Several reports of one node are also checked as a chain, in the order given; shell patterns give the right one. Exits 4 if
-    any is refused.
+    Several reports of one node are also checked as a chain, in the order given; shell patterns give the right one. A quote of
+    `harness quote --out` is recomputed from its report, which must be among the files. Exits 4 if any is refused.
     """
-    verdicts = proof.verify(*files, signer=signer)
+    quotes = [file for file in files if _is_quote(file)]
+    reports = [file for file in files if file not in quotes]
+    if quotes and not reports:
+        message = f"the report that {quotes[0]} was made from is not among the files: name it, too"
+        raise MisuseError(message)
+    verdicts = (*proof.verify(*reports, signer=signer), *_recomputed(quotes, reports))
     if as_json:
         show_json(verdicts)
     else:
@@ -32,6 +43,22 @@ def verify(ctx: click.Context, *, files: tuple[str, ...], signer: str | None, as
             show(text.verdict_card(verdict))
     if not all(v.accepted for v in verdicts):
         ctx.exit(ForgeryError.exit_code)
+
+
+def _is_quote(file: str) -> bool:
+    from harness.scoring.recompute import is_quote
+
+    try:
+        with Path(file).open("rb") as opened:
+            return is_quote(opened.read(_HEAD))
+    except OSError:
+        return False  # which whoever reads it as a report will say
+
+
+def _recomputed(quotes: Sequence[str], reports: Sequence[str]) -> list[Verdict]:
+    from harness.scoring.recompute import recompute
+
+    return [recompute(quote, *reports) for quote in quotes]
 
 
 @click.command()

@@ -16,6 +16,7 @@ from harness.cli.standby import stand_by
 from harness.errors import FailureError, WrongAnswerError
 from harness.model import Device, Job, Outcome
 from harness.render import text
+from harness.render.quotes import quote_card
 from harness.scoring import evidence
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _conclude(finished: Sequence[Finished], *, as_json: bool) -> None:
     if scores:
         show(text.score_table(scores), "")
     for quote in quotes:
-        show(text.quote_card(quote), "")
+        show(quote_card(quote), "")
     for f in finished:
         signed = (
             f"signed by {f.report.seal.public_key}" if f.report.seal.signature else "unsigned: see `harness keygen`"

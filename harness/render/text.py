@@ -12,7 +12,7 @@ from rich.text import Text
 
 from harness.device.preflight import objections
 from harness.measure.compare import Comparison
-from harness.model import Device, Job, Measurement, Note, Outcome, Quote, Report, Score, Verdict
+from harness.model import Device, Job, Measurement, Note, Outcome, Report, Score, Verdict
 from harness.registry import Benchmark, Sized
 from harness.scoring.fleet import Fleet, Spread, sentence
 from harness.scoring.placement import gate, no_public_numbers, placements
@@ -27,7 +27,6 @@ __all__ = [
     "job_line",
     "job_of",
     "outcome_line",
-    "quote_card",
     "report_tables",
     "score_table",
     "verdict_card",
@@ -272,30 +271,14 @@ def score_table(scores: Sequence[Score]) -> RenderableType:
         made_of = ", ".join(f"{p.work_class} {p.relative_speed:.4g} x {p.weight_fraction:.0%}" for p in score.parts)
         if score.missing:
             made_of += f"  not measured: {', '.join(score.missing)}"
+        if score.too_small:
+            made_of += f"  {score.too_small}"
         value = "-" if score.cu_per_hour is None else _number(score.cu_per_hour)
         table.add_row(score.device_name, score.profile, value, f"{score.unit}/h", made_of)
     note = Text(
         "1 CU-hour is the work of the reference node in one hour; speeds are lower bounds against it.", style="dim"
     )
     return Group(table, note)
-
-
-def quote_card(quote: Quote) -> RenderableType:
-    """Return a quote with its breakdown, or why there is none."""
-    if quote.price_usd_per_hour is None:
-        title = Text.assemble((f"{quote.device_name}: no price", _FAIR))
-        return Group(title, *(Text(f"  {r}") for r in quote.reasons))
-    table = _table("line", "USD/h", "basis", right=["USD/h"])
-    for line in quote.breakdown:
-        table.add_row(f"  {line.name}", f"{line.usd_per_hour:.6f}", Text(line.basis, style="dim"))
-    table.add_row("  price", Text(f"{quote.price_usd_per_hour:.6f}", style="bold"), Text("the sum", style="dim"))
-    per_unit = f", {quote.price_usd_per_cu_hour:.4f} USD per {quote.unit}-hour" if quote.price_usd_per_cu_hour else ""
-    title = Text.assemble(
-        (f"{quote.device_name} ({quote.kind}): ", "bold"),
-        (f"{quote.price_usd_per_hour:.6f} USD/h", f"bold {_GOOD}"),
-        f"{per_unit}, floor {quote.floor_usd_per_hour:.6f} USD/h",
-    )
-    return Group(title, table, *(Text(f"  {r}", style="dim") for r in quote.reasons))
 
 
 def verdict_card(verdict: Verdict) -> RenderableType:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import MisuseError
+from harness.scoring.exact import plain
 from harness.scoring.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Costs", "Setting", "load_costs", "settings"]
+__all__ = ["Costs", "Setting", "given_costs", "load_costs", "settings", "told_costs"]
 
 
 class Setting(NamedTuple):
@@ -43,6 +44,7 @@ _RANGES: Mapping[str, _Range] = {
     "pue": _Range("1 or more", lambda x: x >= 1),
     "residual_fraction": _FRACTION,
     "utilisation": _Range("more than 0, up to 1", lambda x: 0 < x <= 1),
+    "wear_usd_per_hour": _PRICE,
 }
 # Keeps every quotient of two costs well inside the precision that prices are computed in.
 _LARGEST, _DECIMALS = Decimal(10) ** 9, 9
@@ -64,6 +66,7 @@ class Costs:
     capital_rate: Decimal | None = None  # a year, on the money tied up
     utilisation: Decimal | None = None  # fraction of all hours that are rented out
     host_usd_per_hour: Decimal | None = None  # the device's share of its host and network, for each rented hour
+    wear_usd_per_hour: Decimal | None = None  # fans, paste, power supplies: what running costs beside power
     fee_fraction: Decimal | None = None  # of the price, kept by the marketplace
     margin_fraction: Decimal | None = None  # on top of all costs
 
@@ -91,6 +94,24 @@ def settings(costs: Costs) -> Mapping[str, Setting]:
     """Return every cost with its basis: as given, or the default. A purchase price has no default."""
     said = {name: Setting(value, "given") for name, value in _said(costs).items()}
     return _defaults() | said
+
+
+def told_costs(costs: Costs) -> dict[str, str]:
+    """Return what was said, as text, for a quote to keep."""
+    return {name: plain(value) for name, value in _said(costs).items()}
+
+
+def given_costs(told: Mapping[str, str]) -> Costs:
+    """Return the costs that a quote kept.
+
+    Raises:
+        MisuseError: one is unknown, no number, or out of range.
+    """
+    try:
+        return Costs(**{_known(key): Decimal(text) for key, text in told.items()})
+    except ArithmeticError as err:
+        message = f"costs {dict(told)!r}; each should be a number as text"
+        raise MisuseError(message) from err
 
 
 def _defaults() -> dict[str, Setting]:

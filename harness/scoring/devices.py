@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.scoring.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from harness.model import Device
 
@@ -32,18 +33,25 @@ def rating(device: Device) -> Rating | None:
     An L4 is not an L40S, and a 4090 D or Laptop is not a 4090. A name sold in two memory sizes needs the size to be
     known; a slice of a card (MIG) has fewer SMs than the card and is not found.
     """
-    rows = [row for row in table("devices")["devices"] if _same(device, row)]
+    rows = [row for row in _rows().get(_name(device.name), ()) if _same(device, row)]
     if len(rows) != 1:
         return None
     row = rows[0]
     return Rating(Decimal(row["tdp_w"]), Decimal(row["capex_usd"]), row["capex_basis"])
 
 
+@cache
+def _rows() -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """Return the table by name."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in table("devices")["devices"]:
+        found.setdefault(_name(row["name"]), []).append(row)
+    return found
+
+
 def _same(device: Device, row: Mapping[str, Any]) -> bool:
-    return (
-        _name(device.name) == _name(row["name"])
-        and device.sm_count in {None, row["sm_count"]}
-        and (device.memory_bytes is None or _shows(device.memory_bytes, row["memory_gib"]))
+    return device.sm_count in {None, row["sm_count"]} and (
+        device.memory_bytes is None or _shows(device.memory_bytes, row["memory_gib"])
     )
 
 

@@ -6,19 +6,21 @@ more than one report of it is held. Its rows are held to their digests, but nobo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import codec
-from harness.errors import ForgeryError
+from harness.errors import ForgeryError, MisuseError
 from harness.model import Quote, Report, Score
 from harness.scoring.costs import Costs
 from harness.scoring.fleet import Fleet
 from harness.scoring.fleet import fleet as fleet_of_records
-from harness.scoring.price import quote as quote_records
+from harness.scoring.price import Basis, Deal, quoter
+from harness.scoring.profiles import Profile
 from harness.scoring.score import score as score_records
+from harness.scoring.worth import Market
 
-__all__ = ["Source", "fleet", "load", "quote", "score"]
+__all__ = ["Source", "fleet", "load", "load_quickly", "price", "quote", "score"]
 
 Source = Report | bytes | str | Path
 
@@ -45,7 +47,7 @@ def load(source: Source) -> Report:
     return report
 
 
-def score(*reports: Source, profile: str = "general") -> tuple[Score, ...]:
+def score(*reports: Source, profile: str | Profile = "general") -> tuple[Score, ...]:
     """Score each device of each report, or Parquet file of reports, on a workload profile, in compute units an hour.
 
     Raises:
@@ -55,14 +57,63 @@ def score(*reports: Source, profile: str = "general") -> tuple[Score, ...]:
     return tuple(one for report in _gathered(reports) for one in score_records(report, profile=profile))
 
 
-def quote(*reports: Source, costs: Costs | None = None, profile: str = "general") -> tuple[Quote, ...]:
-    """Price each device of each report, or Parquet file of reports, or say why there is no price.
+def quote(  # noqa: PLR0913 - each is a part of what is asked
+    *reports: Source,
+    costs: Costs | None = None,
+    profile: str | Profile = "general",
+    basis: Basis = "market",
+    deal: Deal | None = None,
+    history: Sequence[Source] = (),
+    market: Market | None = None,
+) -> tuple[Quote, ...]:
+    """Price each device of each report, Parquet file of reports, or folder of reports, or say why there is no price.
+
+    Args:
+        reports: files, bytes or records.
+        costs: what the owner says his costs are; else defaults, each with its grounds.
+        profile: the workload to count cycles for: a name, a TOML file, or a profile.
+        basis: `market` for what the market pays, `cost` for what the owner needs.
+        deal: who sells, when, and how.
+        history: earlier reports; a device's reliability is taken from those that have it.
+        market: a stand-in for the shipped market model.
 
     Raises:
         MisuseError: there is no such file or profile.
         ForgeryError: a file is not a report, or was changed.
     """
-    return tuple(one for report in _gathered(reports) for one in quote_records(report, costs=costs, profile=profile))
+    past = tuple(_gathered(tuple(history)))
+    asked = quoter(costs=costs, profile=profile, basis=basis, deal=deal, history=past, market=market)
+    return tuple(one for report in _gathered(reports) for one in asked(report))
+
+
+def price(  # noqa: D417, PLR0913 - the rest is described by `quote`
+    report: Source,
+    *,
+    device: str | None = None,
+    costs: Costs | None = None,
+    profile: str | Profile = "general",
+    basis: Basis = "market",
+    deal: Deal | None = None,
+    history: Sequence[Source] = (),
+    market: Market | None = None,
+) -> Quote:
+    """Price one device of a report, given as a file, its bytes, or a record; the other arguments are those of `quote`.
+
+    Args:
+        report: verified first, unless it is a record.
+        device: its UUID; may be left out where the report has one device.
+
+    Raises:
+        MisuseError: there is no such file, device or profile, or several devices and none was named.
+        ForgeryError: it is not a report, or was changed.
+    """
+    quotes = quote(report, costs=costs, profile=profile, basis=basis, deal=deal, history=history, market=market)
+    found = [one for one in quotes if device in {None, one.device_uuid}]
+    if len(found) != 1:
+        known = ", ".join(one.device_uuid for one in quotes) or "none with a result"
+        message = f"device {device!r}; the report has {known}: name one"
+        raise MisuseError(message)
+    return found[0]
 
 
 def fleet(*reports: Source) -> Fleet:
@@ -82,5 +133,25 @@ def _gathered(sources: tuple[Source, ...]) -> Iterator[Report]:
     for source in sources:
         if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
             yield from read(source)
+        elif isinstance(source, str | Path) and Path(source).is_dir():
+            yield from map(load_quickly, _reports_in(Path(source)))
         else:
-            yield load(source)
+            yield load_quickly(source)
+
+
+def load_quickly(source: Source) -> Report:
+    """Return a report the fast way, or else the long one, which says what is wrong."""
+    if isinstance(source, Report):
+        return source
+    from harness.scoring.quick import load_fast
+
+    return load_fast(source if isinstance(source, bytes) else Path(source)) or load(source)
+
+
+def _reports_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that are named as reports are, in the order of their names, which is that of time."""
+    found = sorted(folder.glob("[0-9]*.json"))
+    if not found:
+        message = f"no report in {str(folder)!r}: none of its files is named as `harness run` names them"
+        raise MisuseError(message)
+    return found

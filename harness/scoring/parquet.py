@@ -27,6 +27,7 @@ from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.model import Attempt, Failed, Job, Measurement, Outcome, Report, Skipped
 from harness.scoring.evidence import Source, load
 from harness.scoring.frame import value_of
+from harness.scoring.quick import has_digest
 from harness.units import quantity
 
 __all__ = ["export", "read"]
@@ -264,27 +265,47 @@ def _report(rows: list[dict[str, Any]], where: str) -> Report:
     digests = tuple(row["outcome_digest"] for row in rows)
     outcomes = tuple(map(_outcome, rows))
     for outcome, digest in zip(outcomes, digests, strict=True):
-        if codec.digest(outcome) != digest:
+        if not has_digest(outcome, digest):
             what = f"a row does not give the outcome that it names, {digest[:8]}"
             raise ForgeryError(what, where)
     return replace(head, outcomes=outcomes, seal=replace(head.seal, outcomes=digests))
 
 
 def _outcome(row: dict[str, Any]) -> Outcome:
-    attempts = msgspec.convert(row["attempts"], tuple[Attempt, ...])
+    attempts = msgspec.convert(row["attempts"], tuple[Attempt, ...]) if row["attempts"] else ()
     plain: dict[str, Any] = {}
     for column in _columns():
-        _put(plain, column.path, _unpacked(row[column.name], column.hint))
+        value = row[column.name]
+        _put(plain, column.path, _unpacked(value, column.hint) if column.name in _packed_columns() else value)
     match row["ended"]:
         case "measured":
-            for name, hint in _hints(Measurement).items():
-                if dataclasses.is_dataclass(_bare(hint)) and all(v is None for v in plain[name].values()):
+            for name in _records():
+                if all(v is None for v in plain[name].values()):
                     plain[name] = None
             return Outcome(measurement=msgspec.convert(plain, Measurement), attempts=attempts)
         case "skipped":
             return Outcome(skipped=msgspec.convert(_only(plain, Skipped), Skipped), attempts=attempts)
         case how:
             return Outcome(failed=msgspec.convert(_only(plain, Failed) | {"outcome": how}, Failed), attempts=attempts)
+
+
+@cache
+def _packed_columns() -> frozenset[str]:
+    """Return the columns whose values hold mappings, which were written as text."""
+    return frozenset(c.name for c in _columns() if _holds_mapping(c.hint))
+
+
+def _holds_mapping(hint: Any) -> bool:
+    bare = _bare(hint)
+    if dataclasses.is_dataclass(bare):
+        return any(_holds_mapping(inner) for inner in get_type_hints(bare).values())
+    return get_origin(bare) is Mapping or any(_holds_mapping(arg) for arg in get_args(bare) if arg is not ...)
+
+
+@cache
+def _records() -> tuple[str, ...]:
+    """Return the parts of a measurement that are records, and absent where all of their columns are."""
+    return tuple(name for name, hint in _hints(Measurement).items() if dataclasses.is_dataclass(_bare(hint)))
 
 
 def _only(plain: dict[str, Any], record: type) -> dict[str, Any]:

@@ -1,34 +1,44 @@
-"""From a report to a price with its derivation: what an hour of the device costs its owner, in Decimal throughout.
+"""From a report to a price with its derivation, exact throughout: what the market pays for a GPU's hour, or what a device costs its owner.
 
-Covers: each line says what it is made of, the lines sum to the price exactly, and the same report and costs give the
-same quote to the last digit, on any machine.
-Does not cover: what the market would pay. A price by cost is what the owner needs, not what a buyer offers.
+Covers: each factor says what it is made of; the lines sum to the price to the micro-dollar; no price is below what an hour of work
+costs in power, host, wear and fee; the same report, terms and data give the same quote to the last digit, on any machine.
+Does not cover: what one buyer would pay, or what a price does to demand. A quote is refused rather than guessed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any, Literal
 
-from harness.model import Capability, CostLine, Device, Failed, Quote, Report, Score
-from harness.scoring.capability import capability, counted
-from harness.scoring.costs import Costs, Setting, settings
-from harness.scoring.devices import Rating, rating
+from harness.errors import MisuseError
+from harness.model import Capability, Device, NativePrice, Quote, Record, Report, Score, Terms
+from harness.scoring.capability import capability
+from harness.scoring.costs import Costs, Setting, given_costs, settings, told_costs
+from harness.scoring.cycles import CYCLES_PER_CU_HOUR, CYCLES_PER_MCYCLE
+from harness.scoring.derivation import capex, cost_lines, floor_of, running_lines, total, watts
+from harness.scoring.devices import rating
+from harness.scoring.exact import plain, precise, ratio_of, ratio_rounded
+from harness.scoring.market_model import Segment
+from harness.scoring.product import Product
+from harness.scoring.profiles import Profile, profile_of
+from harness.scoring.reliability import Discount, record_of, reliability, steadiness, useful_share
 from harness.scoring.score import score_of
-from harness.scoring.tables import digest_of, table
+from harness.scoring.tables import digest_of, parameter
+from harness.scoring.worth import Appraiser, Market, shipped_market
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+__all__ = ["Basis", "Deal", "profile_in", "quote", "quoter", "requote"]
 
-__all__ = ["quote"]
+Basis = Literal["market", "cost"]
 
 _VALID_FOR_S = 600  # ten minutes: what a buyer needs to say yes
 _HOURS_A_YEAR = 8760
-_MICRO = Decimal("0.000001")
-# The caller's context must not change a price. 400 digits hold the reciprocal of the smallest score a double can be.
-_CONTEXT = Context(prec=400, rounding=ROUND_HALF_EVEN)
-_TABLES = ("cost_defaults", "devices", "profiles", "reference")
+_PICO = Decimal("0.000000000001")  # a dollar holds 10^12: an Mcycle of the cheapest card still has six digits
+_TABLES = ("cost_defaults", "devices", "pricing", "profiles", "public_ranges", "reference")
+_PRICED = ("gemm_fp16", "gemm_bf16", "gemm_fp32", "mem")  # what the market model takes
+_BATCHES = {"FLOP": 10**15, "B": 10**12}  # counted things come by the million
 
 _CPU_ONLY = "this is a CPU's cost floor: it is not for a GPU market"
 _EMULATED = "emulated: what was measured is the emulator, so there is nothing to price"
@@ -38,185 +48,313 @@ _NO_WATTS = "no watts: no sensor gave any, no limit is stated, and {name!r} is n
 _NO_CAPEX = "no purchase price: {name!r} is not in the device table; give capex_usd in a costs file"
 
 
-def quote(*reports: Report, costs: Costs | None = None, profile: str = "general") -> tuple[Quote, ...]:
-    """Price an hour of each device of each report, or say why there is no price.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """Who sells, when, and how: what a market price depends on beside the device.
 
-    The floor covers electricity and host after the market's fee: below it, standing idle is cheaper. The price adds the
-    purchase and the margin. It is issued when its report was sealed and good for ten minutes.
+    Raises:
+        MisuseError: a value is out of range.
+    """
+
+    segment: Segment = "marketplace"
+    provider: str | None = None  # a seller's key in the market model, which knows its level of prices
+    at: date | None = None  # the day to read the market for; that of the report where it is left out
+    spot: bool = False  # may be taken away at any moment
+    term_s: int = 0  # paid in advance
+    interruptions_per_hour: Decimal | None = (
+        None  # of a spot node, where they are known; else the market's ratio is taken
+    )
+    checkpoint_s: int = 600
+    restart_s: int = 120
+    congestion: Decimal = Decimal(1)  # the controller's multiplier
+
+    def __post_init__(self) -> None:
+        """Refuse what no deal can be."""
+        known = ("hyperscaler", "neocloud", "marketplace")
+        if self.segment not in known:
+            message = f"segment is {self.segment!r}; it should be one of {', '.join(known)}"
+            raise MisuseError(message)
+        for name in ("term_s", "checkpoint_s", "restart_s"):
+            if getattr(self, name) < 0:
+                message = f"{name} is {getattr(self, name)}; it should be 0 or more"
+                raise MisuseError(message)
+        least, most = parameter("congestion_least"), parameter("congestion_most")
+        if not isinstance(self.congestion, Decimal) or not least <= self.congestion <= most:
+            message = f"congestion is {self.congestion!r}; it should be a Decimal from {least} to {most}"
+            raise MisuseError(message)
+        rate = self.interruptions_per_hour
+        if rate is not None and (not isinstance(rate, Decimal) or not rate.is_finite() or rate < 0):
+            message = f"interruptions_per_hour is {rate!r}; it should be a Decimal, 0 or more"
+            raise MisuseError(message)
+
+
+def quote(  # noqa: PLR0913 - each is a part of what is asked
+    *reports: Report,
+    costs: Costs | None = None,
+    profile: str | Profile = "general",
+    basis: Basis = "market",
+    deal: Deal | None = None,
+    history: Sequence[Report] = (),
+    market: Market | None = None,
+) -> tuple[Quote, ...]:
+    """Price an hour of each device of each report, or say why there is no price. A CPU is priced by its cost.
+
+    The floor covers power, host and wear after the market's fee: below it, standing idle is cheaper, and no price is. A quote is issued
+    when its report was sealed, and good for ten minutes.
+
+    Args:
+        reports: each device of each gets a quote.
+        costs: what the owner says his costs are.
+        profile: the workload that cycles are counted for.
+        basis: `market`, what the market pays for such a device; or `cost`, what its owner needs.
+        deal: who sells, when, and how.
+        history: earlier reports, from which each device's reliability is taken.
+        market: a stand-in for the shipped market model.
 
     Raises:
         MisuseError: there is no such profile.
     """
-    with localcontext(_CONTEXT):
-        return tuple(
-            _quote(report, seen, score_of(seen, profile), settings(costs or Costs()))
-            for report in reports
-            for seen in capability(report)
+    asked = quoter(costs=costs, profile=profile, basis=basis, deal=deal, history=history, market=market)
+    return tuple(one for report in reports for one in asked(report))
+
+
+def quoter(  # noqa: PLR0913 - each is a part of what is asked
+    *,
+    costs: Costs | None = None,
+    profile: str | Profile = "general",
+    basis: Basis = "market",
+    deal: Deal | None = None,
+    history: Sequence[Report] = (),
+    market: Market | None = None,
+) -> Callable[[Report], tuple[Quote, ...]]:
+    """Return what prices one report after the other on the same terms: for a fleet. The arguments are those of `quote`."""
+    chosen, deal = profile_of(profile), deal or Deal()
+    asked = _terms(chosen, told_costs(costs or Costs()), basis, deal)
+    pricers: dict[tuple[str, str, Record | None], _Pricer] = {}
+
+    def pricer(kind: str, at: str, record: Record | None) -> _Pricer:
+        key = ("cost" if kind == "cpu" else basis, at, record)
+        if key not in pricers:
+            terms = replace(asked, basis=key[0], at=at, record=record)
+            pricers[key] = _Pricer(terms, chosen, market)
+        return pricers[key]
+
+    def quoted(report: Report) -> tuple[Quote, ...]:
+        at = deal.at.isoformat() if deal.at else report.sealed_at[:10]
+        with precise():
+            return tuple(
+                pricer(seen.kind, at, record_of(seen.device_uuid, history, chosen)).quote(report, seen)
+                for seen in capability(report)
+            )
+
+    return quoted
+
+
+def requote(report: Report, device_uuid: str, terms: Terms, *, market: Market | None = None) -> Quote:
+    """Price one device again on a quote's own terms.
+
+    Raises:
+        MisuseError: the report does not have the device, or the terms are none.
+    """
+    seen = next((c for c in capability(report) if c.device_uuid == device_uuid), None)
+    if seen is None:
+        message = f"the report has nothing of device {device_uuid!r}"
+        raise MisuseError(message)
+    with precise():
+        return _Pricer(terms, profile_in(terms), market).quote(report, seen)
+
+
+def _terms(profile: Profile, costs: Mapping[str, str], basis: Basis, deal: Deal) -> Terms:
+    """Return what a quote is asked for, in the form in which the quote keeps it, but for the day and the device's record."""
+    rate = deal.interruptions_per_hour
+    return Terms(
+        basis=basis,
+        profile=profile.name,
+        shares={} if profile.ours else {name: plain(profile.shares[name]) for name in sorted(profile.shares)},
+        profile_memory_bytes=profile.memory_bytes,
+        costs=costs,
+        segment=deal.segment,
+        provider=deal.provider,
+        at="",
+        spot=deal.spot,
+        term_s=deal.term_s,
+        interruptions_per_hour=None if rate is None else plain(rate),
+        checkpoint_s=deal.checkpoint_s,
+        restart_s=deal.restart_s,
+        congestion=plain(deal.congestion),
+        record=None,
+    )
+
+
+def profile_in(terms: Terms) -> Profile:
+    """Return the profile that a quote was asked for."""
+    if not terms.shares:
+        return profile_of(terms.profile)
+    shares = {name: Decimal(share) for name, share in terms.shares.items()}
+    return Profile(name=terms.profile, shares=shares, memory_bytes=terms.profile_memory_bytes)
+
+
+_Fields = dict[str, Any]  # of a quote
+
+
+class _Pricer:
+    """Prices devices on one set of terms; what they share is worked out once."""
+
+    def __init__(self, terms: Terms, profile: Profile, market: Market | None) -> None:
+        self._terms, self._profile = terms, profile
+        self._settings = dict(settings(given_costs(terms.costs)))
+        self._digests = {name: digest_of(name) for name in _TABLES} | {"profile": profile.digest}
+        self._appraiser = None
+        if terms.basis == "market":
+            market = market or shipped_market()
+            self._digests["market_model"] = market.digest
+            day = date.fromisoformat(terms.at)
+            self._appraiser = Appraiser(market, profile, terms.segment, terms.provider, day)  # type: ignore[arg-type]
+            self._sold = _of_the_deal(terms)
+
+    def quote(self, report: Report, seen: Capability) -> Quote:
+        """Price one device of a report."""
+        device = next(d for d in report.devices if d.uuid == seen.device_uuid)
+        scored = score_of(seen, self._profile)
+        found = self._refused(report, seen) or self._priced(device, seen, scored)
+        return Quote(**(self._blank(report, scored) | found))
+
+    def _blank(self, report: Report, scored: Score) -> _Fields:
+        return {
+            "schema": "harness.quote/2",
+            "report_digest": scored.report_digest,
+            "device_uuid": scored.device_uuid,
+            "device_name": scored.device_name,
+            "kind": scored.kind,
+            "emulated": scored.emulated,
+            "status": "withheld",
+            "reasons": (),
+            "for_gpu_market": False,
+            "currency": "USD",
+            "method": self._terms.basis,
+            "terms": self._terms,
+            "floor_usd_per_hour": None,
+            "sustainable_usd_per_hour": None,
+            "price_usd_per_hour": None,
+            "low_usd_per_hour": None,
+            "high_usd_per_hour": None,
+            "price_usd_per_cu_hour": None,
+            "price_usd_per_mcycle": None,
+            "native": (),
+            "profile": scored.profile,
+            "unit": scored.unit,
+            "cycles_per_s": scored.cycles_per_s,
+            "breakdown": (),
+            "factors": (),
+            "issued_at": report.sealed_at,
+            "valid_for_s": _VALID_FOR_S,
+            "evidence": tuple(dict.fromkeys(part.evidence for part in scored.parts)),
+            "digests": self._digests,
+        }
+
+    def _refused(self, report: Report, seen: Capability) -> _Fields | None:
+        """Return why a device gets no price, whatever its numbers."""
+        if seen.emulated:
+            return {"reasons": (_EMULATED,)}
+        failures = (o.failed for o in report.outcomes if o.failed and o.failed.job.device_uuid == seen.device_uuid)
+        wrong = dict.fromkeys(f.job.benchmark for f in failures if f.outcome == "wrong_answer")
+        if wrong:
+            return {"reasons": (_WRONG.format(names=", ".join(wrong)),)}
+        return None if seen.counted_count else {"reasons": (_NOTHING,)}
+
+    def _priced(self, device: Device, seen: Capability, scored: Score) -> _Fields:
+        inputs, gaps = self._inputs(device, seen)
+        if "watts" not in inputs:
+            return {"reasons": gaps}
+        running = running_lines(inputs)
+        lines = cost_lines(inputs, running) if "capex_usd" in inputs else ()
+        found: _Fields = {
+            "floor_usd_per_hour": floor_of(inputs, running),
+            "sustainable_usd_per_hour": total(lines) if lines else None,
+        }
+        if self._appraiser:
+            return found | self._by_market(device, seen, scored, found["floor_usd_per_hour"])
+        if gaps:
+            return found | {"reasons": gaps}
+        return found | {"breakdown": lines} | _of_a_price(total(lines), seen, scored, ())
+
+    def _by_market(self, device: Device, seen: Capability, scored: Score, floor: Decimal) -> _Fields:
+        assert self._appraiser  # noqa: S101 - asked for by the market
+        worth = self._appraiser.worth(seen, device)
+        if worth.withheld:
+            return {"reasons": tuple(f"withheld: {reason}" for reason in worth.reasons)}
+        sold = Product(worth, self._sold, Decimal(self._terms.congestion)).sold(floor)
+        return sold.fields() | _of_a_price(sold.price, seen, scored, sold.reasons)
+
+    def _inputs(self, device: Device, seen: Capability) -> tuple[dict[str, Setting], tuple[str, ...]]:
+        """Return every cost with its basis, and what is wanting."""
+        given, rated = self._settings, rating(device)
+        found = {"watts": watts(seen, device, rated), "capex_usd": given.get("capex_usd") or capex(device, rated)}
+        gaps = {"watts": _NO_WATTS, "capex_usd": _NO_CAPEX}
+        missing = tuple(gaps[name].format(name=device.name) for name, setting in found.items() if setting is None)
+        return given | {name: setting for name, setting in found.items() if setting is not None}, missing
+
+
+def _of_the_deal(terms: Terms) -> dict[str, Discount]:
+    """Return what the market's price is multiplied by for who sells and how."""
+    found = {"reliability": reliability(terms.record), "steadiness": steadiness(terms.record)}
+    if terms.spot and terms.interruptions_per_hour is not None:
+        share = useful_share(Decimal(terms.interruptions_per_hour), terms.checkpoint_s or 0, terms.restart_s or 0)
+        found["spot"] = share
+    elif terms.spot:
+        found["spot"] = Discount(parameter("spot"), "assumed: spot against on-demand in the market")
+    if terms.term_s:
+        paid = min(Decimal(terms.term_s) / 3600 / _HOURS_A_YEAR, Decimal(1))
+        found["term"] = Discount(1 - parameter("term_discount") * paid, f"assumed: {terms.term_s} s paid in advance")
+    return found
+
+
+def _of_a_price(price: Decimal, seen: Capability, scored: Score, reasons: Sequence[str]) -> _Fields:
+    """Return what follows from the price of an hour."""
+    above, below = price.as_integer_ratio()
+    per_cycle = (above, below * 3600 * scored.cycles_per_s) if scored.cycles_per_s else None
+    bursts = _bursts(seen, scored)
+    return {
+        "status": "priced",
+        "reasons": (*reasons, *_remarks(scored, bursts)),
+        "for_gpu_market": scored.kind == "cuda" and not bursts,
+        "price_usd_per_hour": price,
+        "price_usd_per_cu_hour": per_cycle and ratio_rounded(per_cycle[0] * CYCLES_PER_CU_HOUR, per_cycle[1]),
+        "price_usd_per_mcycle": per_cycle and ratio_rounded(per_cycle[0] * CYCLES_PER_MCYCLE, per_cycle[1], _PICO),
+        "native": tuple(_native(seen, above, below)),
+    }
+
+
+def _native(seen: Capability, above: int, below: int) -> Iterator[NativePrice]:
+    """Yield what the units that benchmarks count cost at a price of an hour, a quotient, at the rates' low ends."""
+    for rate in seen.rates:
+        unit = rate.unit.removesuffix("/s")
+        count = _BATCHES.get(unit, 10**6)
+        rate_above, rate_below = ratio_of(rate.low_per_s)
+        yield NativePrice(
+            work_class=rate.work_class,
+            unit=unit,
+            batch_count=count,
+            usd_per_batch=ratio_rounded(above * count * rate_below, below * 3600 * rate_above, _PICO),
+            point=rate.point,
+            evidence=rate.evidence,
         )
 
 
-def _quote(report: Report, seen: Capability, scored: Score, given: Mapping[str, Setting]) -> Quote:
-    device = next(d for d in report.devices if d.uuid == seen.device_uuid)
-    blank = _withheld(report, seen, scored)
-    if seen.emulated:
-        return replace(blank, reasons=(_EMULATED,))
-    wrong = [o.failed.job.benchmark for o in report.outcomes if o.failed and _is_wrong(o.failed, device)]
-    if wrong:
-        return replace(blank, reasons=(_WRONG.format(names=", ".join(dict.fromkeys(wrong))),))
-    if not counted(report, device):
-        return replace(blank, reasons=(_NOTHING,))
-    rated = rating(device)
-    watts, capex = _watts(seen, device, rated), given.get("capex_usd") or _capex(device, rated)
-    if watts is None or capex is None:
-        gaps = [text for text, found in ((_NO_WATTS, watts), (_NO_CAPEX, capex)) if found is None]
-        return replace(blank, reasons=tuple(text.format(name=device.name) for text in gaps))
-    return _priced(blank, scored, {**given, "watts": watts, "capex_usd": capex})
-
-
-def _is_wrong(failed: Failed, device: Device) -> bool:
-    return failed.outcome == "wrong_answer" and failed.job.device_uuid == device.uuid
-
-
-def _withheld(report: Report, seen: Capability, scored: Score) -> Quote:
-    return Quote(
-        schema="harness.quote/1",
-        report_digest=seen.report_digest,
-        device_uuid=seen.device_uuid,
-        device_name=seen.device_name,
-        kind=seen.kind,
-        emulated=seen.emulated,
-        status="withheld",
-        reasons=(),
-        for_gpu_market=False,
-        currency="USD",
-        method="cost-floor",
-        floor_usd_per_hour=None,
-        price_usd_per_hour=None,
-        price_usd_per_cu_hour=None,
-        profile=scored.profile,
-        unit=scored.unit,
-        breakdown=(),
-        issued_at=report.sealed_at,
-        valid_for_s=_VALID_FOR_S,
-        evidence=(*dict.fromkeys(part.evidence for part in scored.parts), *map(digest_of, _TABLES)),
-    )
-
-
-def _priced(blank: Quote, scored: Score, inputs: Mapping[str, Setting]) -> Quote:
-    lines = _breakdown(inputs)
-    costs = {line.name: line.usd_per_hour for line in lines}
-    short_run = costs["energy"] + costs["host"]
-    price = sum(costs.values(), Decimal(0))
-    return replace(
-        blank,
-        status="priced",
-        reasons=tuple(_remarks(scored)),
-        for_gpu_market=scored.kind == "cuda" and not _bursts(scored),
-        floor_usd_per_hour=short_run + _fee(short_run, inputs["fee_fraction"].value),
-        price_usd_per_hour=price,
-        price_usd_per_cu_hour=_per_cu(price, scored),
-        breakdown=lines,
-    )
-
-
-def _bursts(scored: Score) -> list[str]:
+def _bursts(seen: Capability, scored: Score) -> list[str]:
     """Return the classes of work whose rates were taken before the card was warm: nobody gets those for an hour."""
-    return [part.work_class for part in scored.parts if part.regime == "burst" and scored.kind == "cuda"]
+    if seen.kind != "cuda":
+        return []
+    priced = {*_PRICED, *(part.work_class for part in scored.parts)}
+    return [rate.work_class for rate in seen.rates if rate.regime == "burst" and rate.work_class in priced]
 
 
-def _remarks(scored: Score) -> list[str]:
-    bursts = _bursts(scored)
-    burst = f"not to sell by: {', '.join(bursts)} measured in bursts; `harness run --preset standard` measures what it sustains"
-    unscored = f"no price per CU-hour: profile {scored.profile!r} lacks {', '.join(scored.missing)}"
-    return [
-        text for text, said in ((_CPU_ONLY, scored.kind == "cpu"), (burst, bursts), (unscored, scored.missing)) if said
-    ]
-
-
-def _breakdown(inputs: Mapping[str, Setting]) -> tuple[CostLine, ...]:
-    """Return the lines of a price, each rounded once to a micro-dollar; the price is their sum."""
-    costs = (_energy(inputs), _amortisation(inputs), _host(inputs))
-    margin = _margin(sum((line.usd_per_hour for line in costs), Decimal(0)), inputs["margin_fraction"])
-    net = sum((line.usd_per_hour for line in costs), margin.usd_per_hour)
-    fee = inputs["fee_fraction"]
-    basis = f"computed: {_show(fee)} of the price, so that the lines above are left after it"
-    return (*costs, margin, CostLine(name="fee", usd_per_hour=_fee(net, fee.value), basis=basis))
-
-
-def _energy(inputs: Mapping[str, Setting]) -> CostLine:
-    watts, pue, usd_per_kwh = inputs["watts"], inputs["pue"], inputs["electricity_usd_per_kwh"]
-    return CostLine(
-        name="energy",
-        usd_per_hour=_micro(watts.value / 1000 * pue.value * usd_per_kwh.value),
-        basis=f"{watts.basis}; {watts.value} W x PUE {_show(pue)} x {_show(usd_per_kwh)} USD/kWh",
-    )
-
-
-def _amortisation(inputs: Mapping[str, Setting]) -> CostLine:
-    """Spread the purchase over its rented hours: straight-line wear, and interest on what is tied up on average."""
-    capex, life, residual = inputs["capex_usd"], inputs["life_years"], inputs["residual_fraction"]
-    rate, utilisation = inputs["capital_rate"], inputs["utilisation"]
-    wear = capex.value * (1 - residual.value) / life.value
-    interest = rate.value * capex.value * (1 + residual.value) / 2
-    return CostLine(
-        name="amortisation",
-        usd_per_hour=_micro((wear + interest) / (_HOURS_A_YEAR * utilisation.value)),
-        basis=f"{capex.basis}; {capex.value} USD over {_show(life)} years to a residual of {_show(residual)}, "
-        f"capital at {_show(rate)} a year on the average balance, {_show(utilisation)} of hours rented",
-    )
-
-
-def _host(inputs: Mapping[str, Setting]) -> CostLine:
-    host = inputs["host_usd_per_hour"]
-    return CostLine(name="host", usd_per_hour=_micro(host.value), basis=host.basis)
-
-
-def _margin(subtotal: Decimal, margin: Setting) -> CostLine:
-    basis = f"computed: {_show(margin)} of the lines above"
-    return CostLine(name="margin", usd_per_hour=_micro(subtotal * margin.value), basis=basis)
-
-
-def _fee(net: Decimal, fraction: Decimal) -> Decimal:
-    """Return the fee on the price that leaves `net` to the owner."""
-    return _micro(net * fraction / (1 - fraction))
-
-
-def _per_cu(price: Decimal, scored: Score) -> Decimal | None:
-    return _micro(price / _exact(scored.cu_per_hour)) if scored.cu_per_hour else None
-
-
-def _watts(seen: Capability, device: Device, rated: Rating | None) -> Setting | None:
-    if seen.power_w is not None:
-        return Setting(_exact(seen.power_w), "measured: mean power while busy")
-    if device.power_limit_w is not None:
-        return Setting(_exact(device.power_limit_w), "rated: the device's power limit")
-    if rated:
-        return Setting(rated.tdp_w, "rated: the maker's figure in the device table")
-    return _per_core(device, "watts")
-
-
-def _capex(device: Device, rated: Rating | None) -> Setting | None:
-    if rated:
-        return Setting(rated.capex_usd, f"assumed: {rated.capex_basis}, in the device table")
-    return _per_core(device, "capex_usd")
-
-
-def _per_core(device: Device, what: str) -> Setting | None:
-    if device.kind != "cpu" or device.core_count is None:
-        return None
-    row = table("cost_defaults")["cpu_per_core"][what]
-    basis = f"assumed: {row['value']} for each of {device.core_count} cores, {row['basis']}"
-    return Setting(Decimal(row["value"]) * device.core_count, basis)
-
-
-def _show(setting: Setting) -> str:
-    return f"{setting.value} ({setting.basis.partition(':')[0]})"
-
-
-def _exact(value: float) -> Decimal:
-    """Turn a measured number, which is no money, into the decimal that it prints as: once, at the door."""
-    return Decimal(repr(value))
-
-
-def _micro(usd: Decimal) -> Decimal:
-    return usd.quantize(_MICRO) + 0  # + 0: no price of minus zero
+def _remarks(scored: Score, bursts: Sequence[str]) -> Iterator[str]:
+    if scored.kind == "cpu":
+        yield _CPU_ONLY
+    if bursts:
+        yield f"not to sell by: {', '.join(bursts)} measured in bursts; `harness run --preset standard` measures what it sustains"
+    if scored.missing:
+        yield f"no price per CU-hour: profile {scored.profile!r} lacks {', '.join(scored.missing)}"
+    if scored.too_small:
+        yield f"no price per CU-hour: {scored.too_small}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from harness.codec import digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["digest_of", "table"]
+__all__ = ["digest_of", "parameter", "table"]
 
 _FOLDER = Path(__file__).parent / "data"
 
@@ -28,3 +29,9 @@ def table(name: str) -> Mapping[str, Any]:
 def digest_of(name: str) -> str:
     """Return the SHA-256 of a data file's canonical bytes: layout and order of keys do not count."""
     return digest(table(name))
+
+
+@cache
+def parameter(name: str) -> Decimal:
+    """Return one of the parameters that a market price is multiplied by."""
+    return Decimal(table("pricing")["parameters"][name]["value"])

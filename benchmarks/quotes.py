@@ -1,0 +1,134 @@
+"""How many devices a minute one core prices, from report files and from one Parquet file: `python benchmarks/quotes.py [--nodes 200]`.
+
+A made-up fleet: eight GPUs a node, a sealed report each with a dozen sustained results a GPU, of eight rounds each. Reported: the whole way from
+files, verification included; from Parquet; and pricing alone, of records in memory. `--profile` prints where the time goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import pstats
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from standin import StandIn
+from test_scoring import gpu, measured, report
+
+from harness import codec, stats
+from harness.model import Device, Interval, Outcome, Quote, Report, Round, Work
+from harness.proof.seal import OPEN, seal
+from harness.scoring import evidence, parquet
+from harness.scoring.price import quote
+
+CARDS = 8
+ROUNDS = 8
+POINTS = (
+    ("gemm", "float16", 758e12),
+    ("gemm", "bfloat16", 784e12),
+    ("gemm", "float32", 51.9e12),
+    ("gemm", "float64", 53e12),
+    ("gemm", "tfloat32", 380e12),
+    ("stream", "triad", 3.03e12),
+    ("stream", "copy", 2.9e12),
+    ("stream", "scale", 2.9e12),
+    ("fft", "", 5e12),
+    ("sha256", "", 4e9),
+    ("sort", "", 1e10),
+    ("chase", "", 2e6),
+)
+
+
+def card(node: int, slot: int) -> Device:
+    device = gpu("NVIDIA H100 80GB HBM3", memory_gib=80)
+    return replace(device, uuid=f"GPU-{node:06x}-{slot:02x}", selector=f"cuda:{slot}", power_limit_w=700.0)
+
+
+def result(device: Device, name: str, kind: str, rate: float, luck: float) -> Outcome:
+    """Return a measurement whose interval follows from its raw times, as a verifier asks for."""
+    work = {
+        "gemm": (Work(flops=10**12), "compute", {"dtype": kind, "n": 8192}),
+        "stream": (Work(bytes_moved=10**12), "bandwidth", {"op": kind, "n": 1 << 30}),
+        "fft": (Work(flops=10**12), "compute", {"n": 1 << 24}),
+        "sha256": (Work(items=10**9, item="hash"), "throughput", {"n": 1 << 22}),
+        "sort": (Work(items=10**9, item="key"), "throughput", {"n": 1 << 27}),
+        "chase": (Work(items=10**3, item="hop"), "latency", {"size_bytes": 1 << 28}),
+    }[name]
+    amount = work[0].flops or work[0].bytes_moved or work[0].items
+    rounds = tuple(
+        Round(
+            at_s=float(i), batch=1, times_s=tuple(amount / rate / luck * (1 + (i * 5 + j) % 7 / 5000) for j in range(5))
+        )
+        for i in range(ROUNDS)
+    )
+    times = [r.times_s for r in rounds]
+    centre, low, high = stats.interval(stats.medians(times), stats.step(times))
+    held = measured(name, work[0], work[1], device=device, power_w=600.0, **work[2]).measurement  # type: ignore[arg-type]
+    if held is None:
+        raise TypeError(name)
+    interval = Interval(low_s=max(low, min(map(min, times))), high_s=high, confidence_fraction=stats.CONFIDENCE)
+    return Outcome(measurement=replace(held, time_s=centre, interval=interval, rounds=rounds))
+
+
+def node(at: int) -> Report:
+    cards = [card(at, slot) for slot in range(CARDS)]
+    outcomes = tuple(
+        result(c, *point, luck=1 - (at * CARDS + i) % 97 / 1000) for i, c in enumerate(cards) for point in POINTS
+    )
+    whole = replace(
+        report(*outcomes, device=cards[0]),
+        devices=tuple(cards),
+        plan=tuple(o.measurement.job for o in outcomes if o.measurement),
+        seal=OPEN,
+    )
+    return replace(seal(whole, [codec.digest(o) for o in outcomes], None), outcomes=outcomes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--nodes", type=int, default=200)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--stand-in", action="store_true", help="the tests' market instead of the shipped model")
+    args = parser.parse_args()
+    market = StandIn() if args.stand_in else None
+    with tempfile.TemporaryDirectory() as folder:
+        reports = [node(at) for at in range(args.nodes)]
+        files = Path(folder, "results")
+        files.mkdir()
+        for at, one in enumerate(reports):
+            Path(files, f"{at:06}.json").write_bytes(codec.encode(one))
+        table = Path(folder, "fleet.parquet")
+        parquet.export(*sorted(files.iterdir()), out=table)
+        size = sum(f.stat().st_size for f in files.iterdir()) / args.nodes
+        print(f"{args.nodes} nodes of {CARDS} GPUs, {size / 1000:.0f} kB a report")
+        ways: dict[str, Callable[[], Sequence[Quote]]] = {
+            "records in memory": lambda: quote(*reports, market=market),
+            "report files, verified": lambda: evidence.quote(files, market=market),
+            "one Parquet file": lambda: evidence.quote(table, market=market),
+        }
+        for name, way in ways.items():
+            profiler = cProfile.Profile()
+            if args.profile:
+                profiler.enable()
+            began = time.process_time()
+            found = way()
+            took = time.process_time() - began
+            profiler.disable()
+            unpriced = [one for one in found if one.status != "priced"]
+            if unpriced or len(found) != args.nodes * CARDS:
+                sys.exit(f"{len(found)} quotes, {len(unpriced)} of them without a price: {unpriced[:1]}")
+            print(
+                f"{name:<24} {1000 * took / len(found):8.3f} ms a device {60 * len(found) / took:10.0f} devices a minute"
+            )
+            if args.profile:
+                pstats.Stats(profiler).sort_stats("tottime").print_stats(22)
+
+
+if __name__ == "__main__":
+    main()

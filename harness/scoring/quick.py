@@ -1,0 +1,182 @@
+"""Report files read fast: held to the same digests and signature, without spelling every number out again.
+
+A report's canonical bytes are those of its head with the outcomes spliced in, so the file's own bytes, sliced, are what the digests were
+taken of. Whatever does not fit at once goes the long way, which says what is wrong and where.
+
+Covers: a byte that was changed since the report was sealed; who signed it; outcomes of no planned job or of no device; intervals that do
+not follow from their raw times.
+Does not cover: a document that its own maker spelled in a second way before sealing it, or a chain of reports: `harness verify` judges those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median, stdev
+
+import msgspec
+
+from harness import codec, units
+from harness.errors import MisuseError
+from harness.model import Job, Measurement, Outcome, Report
+from harness.stats import CONFIDENCE, interval, step
+
+__all__ = ["has_digest", "load_fast"]
+
+_ROUNDING = 1e-9  # relative, as where reports are verified
+_SHORTEST_S, _LONGEST_S = 1e-15, 1e9  # as where reports are verified
+_SPREAD = 2  # values that a spread needs
+_OPENS = b'"outcomes":['
+_SEAL = b'"seal":{'
+_DIGEST = re.compile(rb'"digest":"[0-9a-f]{64}"')
+_SIGNATURE = re.compile(rb'"signature":"[0-9a-f]*"')
+
+
+class _Sliced(msgspec.Struct):
+    """A report whose outcomes are left as bytes."""
+
+    outcomes: tuple[msgspec.Raw, ...]
+
+
+_WHOLE = re.compile(rb"(?<=[:\[,])(-?\d+)\.0(?=[,\]}])")
+_WRITER = msgspec.json.Encoder(order="sorted")
+_SLICER = msgspec.json.Decoder(_Sliced)
+_READER = msgspec.json.Decoder(Report, strict=True)
+
+
+def load_fast(source: bytes | Path) -> Report | None:
+    """Return a report from its bytes or its file; None where it has to be read the long way.
+
+    Raises:
+        MisuseError: there is no such file.
+    """
+    data = _bytes_of(source)
+    if len(data) > codec.MAX_BYTES:
+        return None
+    try:
+        parts = [bytes(raw) for raw in _SLICER.decode(data).outcomes]
+        report = _READER.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    head = _head_of(data, parts)
+    if head is None or hashlib.sha256(head).hexdigest() != report.seal.digest:
+        return None
+    if tuple(hashlib.sha256(part).hexdigest() for part in parts) != report.seal.outcomes:
+        return None
+    return report if _is_signed(report) and _is_sound(report) else None
+
+
+def has_digest(record: object, digest: str) -> bool:
+    """Tell whether a record has a digest: by a fast writer's bytes, brought to the canonical form, or else by the canonical writer's.
+
+    Where the fast one spells something differently, the digests differ, and the other one decides: it can be slow, but not wrong.
+    """
+    fast = _WHOLE.sub(rb"\1", _WRITER.encode(record))
+    return hashlib.sha256(fast).hexdigest() == digest or codec.digest(record) == digest
+
+
+def _bytes_of(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as err:
+        message = f"cannot read {str(source)!r}: {err.strerror}"
+        raise MisuseError(message) from err
+
+
+def _head_of(data: bytes, parts: Sequence[bytes]) -> bytes | None:
+    """Return the bytes that the seal's own digest is of: without outcomes, digest and signature."""
+    body = b",".join(parts)
+    begins = data.find(_OPENS) + len(_OPENS)
+    ends = begins + len(body)
+    at = data.rfind(_SEAL)
+    if data[begins:ends] != body or data[ends : ends + 1] != b"]" or at < ends:
+        return None
+    tail, one = _DIGEST.subn(b'"digest":""', data[at:], count=1)
+    return data[:begins] + data[ends:at] + _SIGNATURE.sub(b'"signature":null', tail, count=1) if one else None
+
+
+def _is_signed(report: Report) -> bool:
+    """Tell whether the seal is what it says: signed by its key, or unsigned and without one."""
+    seal = report.seal
+    if seal.algorithm == "unsigned":
+        return seal.public_key is None and seal.signature is None
+    from harness.proof.signing import is_signed_by  # brings the signature library
+
+    return bool(seal.public_key and seal.signature and is_signed_by(seal.public_key, seal.digest, seal.signature))
+
+
+def _is_sound(report: Report) -> bool:
+    devices = {device.uuid for device in report.devices}
+    planned = set(map(_key, report.plan))
+    done = [_key(job) for outcome in report.outcomes if (job := _job_of(outcome))]
+    return (
+        len(devices) == len(report.devices)
+        and report.emulated == any(device.emulated for device in report.devices)
+        and len(planned) == len(report.plan)
+        and len(done) == len(set(done)) == len(report.outcomes)
+        and planned.issuperset(done)
+        and devices.issuperset(job.device_uuid for job in report.plan)
+        and all(outcome.measurement is None or _follows(outcome.measurement) for outcome in report.outcomes)
+    )
+
+
+def _job_of(outcome: Outcome) -> Job | None:
+    """Return the job of an outcome that is exactly one of the three, else None."""
+    held = [r for r in (outcome.measurement, outcome.skipped, outcome.failed) if r is not None]
+    return held[0].job if len(held) == 1 else None
+
+
+def _key(job: Job) -> tuple[object, ...]:
+    return job.benchmark, job.version, job.device_uuid, job.seed, job.regime, *sorted(job.params.items())
+
+
+def _follows(m: Measurement) -> bool:
+    """Tell whether a measurement's time and interval follow from its raw times, as a verifier computes them."""
+    if not m.rounds or not all(r.times_s for r in m.rounds) or any(r.discarded is not None for r in m.rounds):
+        return False  # rare: the long way judges it
+    if units.amount(m.work, m.metric)[0] <= 0 or not all(
+        _SHORTEST_S <= t <= _LONGEST_S for r in m.rounds for t in r.times_s
+    ):
+        return False
+    times = [r.times_s for r in m.rounds]
+    centre, low, high = _interval(times)
+    stated = (m.time_s, m.interval.low_s, m.interval.high_s)
+    expected = (centre, max(low, min(map(min, times))), high)
+    return m.interval.confidence_fraction == CONFIDENCE and all(map(_is_near, stated, expected))
+
+
+def _is_near(one: float, other: float) -> bool:
+    return one == other or abs(one - other) <= _ROUNDING * max(abs(one), abs(other))
+
+
+def _interval(times: Sequence[tuple[float, ...]]) -> tuple[float, float, float]:
+    """Return what `stats.interval` returns, to a rounding error: that one adds exactly, which takes ten times as long."""
+    values = [sorted(t)[len(t) // 2] if len(t) % 2 else median(t) for t in times]
+    count = len(values)
+    if count < _SPREAD:
+        return interval(values)
+    centre = math.fsum(values) / count
+    deviation = math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (count - 1))
+    half = _quantile(count) * deviation / math.sqrt(count)
+    if _gap(times[0]) / 2 > half:  # never less than the timer's step, which takes all times to find
+        half = max(half, step(times) / 2)
+    return centre, max(centre - half, 0.0), centre + half
+
+
+def _gap(times: tuple[float, ...]) -> float:
+    """Return a gap between two times that is no less than the smallest one, or infinity where the first ones are equal."""
+    return abs(times[1] - times[0]) if len(times) > 1 and times[1] != times[0] else math.inf
+
+
+@cache
+def _quantile(count: int) -> float:
+    """Read the quantile off the function that verifiers use, so that it cannot be another one."""
+    values = [1.0, *[0.0] * (count - 1)]
+    centre, _, high = interval(values)
+    return (high - centre) * math.sqrt(count) / stdev(values)

@@ -1,0 +1,168 @@
+"""What the market asks for an hour of a device as it was measured: the market model's estimate, made exact and taken apart.
+
+Covers: a rate that was measured goes before the one on the sheet; a slow card of a good name is not worth more than its share of a good
+one; what the model withholds stays withheld.
+Does not cover: the model itself, which is `market_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from decimal import Decimal
+from functools import cache
+from typing import Protocol
+
+from harness.model import Capability, Device
+from harness.scoring.exact import Measured, decimal_of, logarithm
+from harness.scoring.market_model import Estimate, Features, MarketModel, Segment
+from harness.scoring.profiles import Profile
+from harness.scoring.typical import delivered_share, promised_rates
+
+__all__ = ["Appraiser", "Market", "Worth", "shipped_market"]
+
+# Logarithms of measured rates are floats, whose last digits may differ between two machines' libraries: nine decimals do not.
+_STEP = Decimal("0.000000001")
+_FIELDS = {
+    "fp16_flops_per_s": ("gemm_fp16", "gemm_bf16"),
+    "fp32_flops_per_s": ("gemm_fp32",),
+    "memory_bytes_per_s": ("mem",),
+    "fp64_flops_per_s": ("gemm_fp64",),
+}
+
+
+class Market(Protocol):
+    """What estimates prices: `MarketModel`, or a stand-in."""
+
+    @property
+    def digest(self) -> str:
+        """The digest that names the model."""
+
+    def features_of(self, gpu_name: str, memory_bytes: int | None = None) -> Features | None:
+        """Return the sheet of a card."""
+
+    def estimate(
+        self, features: Features, *, segment: Segment, provider: str | None, gpu_name: str | None, at: date | None
+    ) -> Estimate:
+        """Estimate the price of an hour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """The market's price of an hour, in exact logarithms, or why there is none."""
+
+    logs: Mapping[str, Decimal]  # by factor; the first, `base`, is what a card without qualities would cost
+    log_low: Decimal
+    log_high: Decimal
+    basis: str
+    reasons: tuple[str, ...]
+    withheld: bool
+
+    @property
+    def log_price(self) -> Decimal:
+        """The logarithm of the price in USD."""
+        return sum(self.logs.values(), Decimal(0))
+
+
+class Appraiser:
+    """Estimates what an hour of devices is worth to one kind of seller on one day; what a name brings is worked out once."""
+
+    def __init__(self, market: Market, profile: Profile, segment: Segment, provider: str | None, at: date) -> None:
+        self._market, self._profile = market, profile
+        self._segment, self._provider, self._at = segment, provider, at
+        self._named: dict[tuple[str, int | None], tuple[Features | None, Worth | None]] = {}
+
+    def worth(self, seen: Capability, device: Device) -> Worth:
+        """Estimate one device, as it was measured."""
+        sheet, sound = self._of_its_name(device)
+        rates = {r.work_class: r.low_per_s for r in seen.rates}
+        features = _features(rates, device, sheet)
+        if features is None:
+            return _withheld(_unmeasured(seen, sheet))
+        own = self._estimated(features, device)
+        share = None if own.withheld or sound is None else delivered_share(seen, self._profile)
+        if share is None or sound is None:
+            return own
+        most = sound.log_price + logarithm(Decimal(share.numerator) / share.denominator).quantize(_STEP)
+        return own if most >= own.log_price else _lowered(own, most - own.log_price)
+
+    def _of_its_name(self, device: Device) -> tuple[Features | None, Worth | None]:
+        """Return the sheet of a device's name, and what one that does what its name is published to do is worth."""
+        key = device.name, device.memory_bytes
+        if key not in self._named:
+            sheet = self._market.features_of(*key)
+            promised = None if sheet is None else _features(promised_rates(device.name), device, sheet)
+            sound = None if promised is None else self._estimated(promised, device)
+            self._named[key] = sheet, None if sound is None or sound.withheld else sound
+        return self._named[key]
+
+    def _estimated(self, features: Features, device: Device) -> Worth:
+        found = self._market.estimate(
+            features, segment=self._segment, provider=self._provider, gpu_name=device.name, at=self._at
+        )
+        return _exact(found)
+
+
+def _lowered(own: Worth, by: Decimal) -> Worth:
+    return replace(
+        own,
+        logs={**own.logs, "below its name": by},
+        log_low=own.log_low + by,
+        log_high=own.log_high + by,
+        reasons=(
+            *own.reasons,
+            "it does less than its name promises, and is worth no more than that share of a sound one",
+        ),
+    )
+
+
+def _features(rates: Mapping[str, Measured], device: Device, sheet: Features | None) -> Features | None:
+    """Return a device's features: what was measured, and of the rest what the sheet of its name says."""
+    measured = {name: next((rates[c] for c in classes if c in rates), None) for name, classes in _FIELDS.items()}
+    known = {name: rate for name, rate in measured.items() if rate is not None}
+    if not known:
+        return None
+    if sheet is not None:
+        return replace(sheet, **known, measured=frozenset(known))  # type: ignore[arg-type]
+    needed = set(_FIELDS) - {"fp64_flops_per_s"}
+    if needed - set(known) or device.memory_bytes is None:
+        return None
+    return Features(
+        **known,  # type: ignore[arg-type]
+        memory_bytes=device.memory_bytes,
+        tdp_w=device.power_default_limit_w or device.power_limit_w,
+        measured=frozenset(known),
+    )
+
+
+def _unmeasured(seen: Capability, sheet: Features | None) -> str:
+    classes = {r.work_class for r in seen.rates}
+    lacking = [names[0] for field, names in _FIELDS.items() if field != "fp64_flops_per_s" and not classes & set(names)]
+    if sheet is not None:
+        return f"no rate that the market model knows was measured ({', '.join(lacking)}): a name alone is not priced"
+    return f"the market model has no sheet of {seen.device_name!r}, and of its rates lack {', '.join(lacking) or 'the memory size'}"
+
+
+def _withheld(*reasons: str) -> Worth:
+    nothing = Decimal(0)
+    return Worth(logs={}, log_low=nothing, log_high=nothing, basis="unmeasured", reasons=reasons, withheld=True)
+
+
+def _exact(estimate: Estimate) -> Worth:
+    """Round an estimate's logarithms once; what rounding leaves over goes to the base."""
+    if estimate.withheld or estimate.log_price is None or estimate.low is None or estimate.high is None:
+        return _withheld(*estimate.reasons)
+    price, low, high = (decimal_of(x).quantize(_STEP) for x in (estimate.log_price, estimate.low, estimate.high))
+    logs: dict[str, Decimal] = {"base": Decimal(0)}
+    for part in estimate.contributions:
+        logs[part.name] = logs.get(part.name, Decimal(0)) + decimal_of(part.log_factor).quantize(_STEP)
+    logs["base"] += price - sum(logs.values(), Decimal(0))
+    basis = f"{estimate.basis}, {estimate.confidence_fraction:.0%} interval, prices up to {estimate.as_of}"
+    return Worth(logs=logs, log_low=low, log_high=high, basis=basis, reasons=estimate.reasons, withheld=False)
+
+
+@cache
+def shipped_market() -> Market:
+    """Return the market model that is shipped."""
+    return MarketModel.load()
