@@ -8,6 +8,7 @@ Schema history
     harness.report/1   2026-11: first version
     harness.report/2   2026-11: regimes, clocks, soak, energy, ceiling and inputs of a measurement; preflight; how work is counted
     harness.quote/1    2026-11: first version
+    harness.challenge/1, harness.transcript/1    2026-11: first versions
 """
 
 from __future__ import annotations
