@@ -19,6 +19,7 @@ from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.run import run
 from harness.cli.serve_bench import serve_bench
+from harness.cli.slot import prover, verifier
 from harness.errors import HarnessError, MisuseError
 
 __all__ = ["cli", "main"]
@@ -44,7 +45,22 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(MisuseError.exit_code)
 
 
-for command in (devices, list_benchmarks, run, score, quote, compare, verify, keygen, schema, node, fleet, serve_bench):
+for command in (
+    devices,
+    list_benchmarks,
+    run,
+    score,
+    quote,
+    compare,
+    verify,
+    keygen,
+    schema,
+    node,
+    fleet,
+    serve_bench,
+    verifier,
+    prover,
+):
     cli.add_command(command)
 
 
