@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.cluster.nodes import node
+    from harness.cluster.replay import audit, prove
     from harness.cluster.session import Finished, devices, run
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.inference.serve_bench import serve_bench
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
+    from harness.proof.by_file import challenge, check
     from harness.proof.signing import keygen
     from harness.proof.verify import verify
     from harness.registry import Case, Skip, Work, benchmark
@@ -32,12 +34,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "harness.cluster.nodes": ("node",),
+    "harness.cluster.replay": ("audit", "prove"),
     "harness.cluster.session": ("Finished", "devices", "run"),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.inference.serve_bench": ("serve_bench",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
+    "harness.proof.by_file": ("challenge", "check"),
     "harness.proof.signing": ("keygen",),
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
@@ -64,7 +68,10 @@ __all__ = [
     "Verdict",
     "Work",
     "WrongAnswerError",
+    "audit",
     "benchmark",
+    "challenge",
+    "check",
     "compare",
     "devices",
     "export",
@@ -74,6 +81,7 @@ __all__ = [
     "load",
     "load_costs",
     "node",
+    "prove",
     "quote",
     "run",
     "schema",

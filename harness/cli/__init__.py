@@ -17,6 +17,7 @@ from harness.cli.judge import keygen, verify
 from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
+from harness.cli.proof import audit, challenge, check, prove
 from harness.cli.run import run
 from harness.cli.serve_bench import serve_bench
 from harness.cli.slot import prover, verifier
@@ -60,6 +61,10 @@ for command in (
     serve_bench,
     verifier,
     prover,
+    challenge,
+    prove,
+    check,
+    audit,
 ):
     cli.add_command(command)
 

@@ -22,7 +22,7 @@ from harness.proof.task import Task, task_of
 if TYPE_CHECKING:
     from harness.model import Params
 
-__all__ = ["Ledger", "framed", "issue", "lifetime_s", "seed", "stream", "task"]
+__all__ = ["Ledger", "framed", "issue", "issued_at", "lifetime_s", "seed", "stream", "task"]
 
 _SEED, _STREAM = b"harness.challenge/1 seed", b"harness.challenge/1 stream"
 _TEXT_MOST = 256
@@ -105,6 +105,15 @@ def lifetime_s(challenge: Challenge) -> float:
         MisuseError: its times are not spelled like 2026-11-25T12:00:00Z.
     """
     return (_time(challenge.expires_at) - _time(challenge.issued_at)).total_seconds()
+
+
+def issued_at(challenge: Challenge) -> datetime:
+    """Return when a challenge says it was issued.
+
+    Raises:
+        MisuseError: the time is not spelled like 2026-11-25T12:00:00Z.
+    """
+    return _time(challenge.issued_at)
 
 
 def _time(text: str) -> datetime:
