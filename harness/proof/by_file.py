@@ -11,7 +11,6 @@ from harness.errors import ForgeryError, MisuseError
 from harness.model import Challenge, Fault, Param, Verdict
 from harness.proof import challenge as challenges
 from harness.proof import transcript as transcripts
-from harness.proof import verifier
 
 __all__ = ["challenge", "check", "read_challenge"]
 
@@ -97,6 +96,8 @@ def check(transcript: str | Path, *, challenge: str | Path | None = None) -> Ver
     Raises:
         MisuseError: a file cannot be read. What is wrong with the transcript is returned, not raised.
     """
+    from harness.proof import verifier  # it needs NumPy
+
     wanted = codec.read(Path(challenge), Challenge) if challenge else None
     try:
         with Path(transcript).open("rb") as file:

@@ -24,7 +24,7 @@ from harness.device.backend import CudaSource
 from harness.proof.challenge import stream
 
 if TYPE_CHECKING:
-    from harness.device.backend import Array, Backend
+    from harness.device.backend import Array, Backend, Launcher
     from harness.proof.task import Task
 
 __all__ = ["Chain", "advance", "numbers", "table"]
@@ -125,6 +125,12 @@ def numbers(mode: str) -> Host:
     return exact
 
 
+@functools.lru_cache(maxsize=4)
+def _filler(backend: Backend) -> Launcher:
+    """Return the generator, compiled for a device: many small challenges would wait for nothing else."""
+    return backend.compile(philox.words)
+
+
 class Chain:
     """The work of one challenge on one device: B, the first state, and a step."""
 
@@ -141,7 +147,7 @@ class Chain:
         n = self._task.n
         key, lane = stream(self._seed, label)
         words = self._backend.xp.empty(n * n // 4, dtype=np.uint32)
-        self._backend.compile(philox.words)(n * n // 16, np.uint64(key), np.uint64(lane), np.uint64(0), words)
+        _filler(self._backend)(n * n // 16, np.uint64(key), np.uint64(lane), np.uint64(0), words)
         return words.view(np.uint8).reshape(n, n)
 
     def first(self) -> Array:

@@ -30,7 +30,8 @@ class Rows:
         self._scan_roots = tuple(map(bytes.fromhex, transcript.scan_roots))
         keys = (transcript.scan_key or transcript.commitment, *transcript.scan_roots)
         self._scan_keys = [(bytes.fromhex(k), residency.key_words(k, task.n)) for k in keys[: task.scans]]
-        self._projection = Projection(task.mode, task.n, seed, secret)
+        self._secret = secret
+        self._drawn: Projection | None = None
         self._tolerance = tolerance(task.mode, task.n)
 
     def work_fault(self, cell: bundle.Cell, opening: bytes) -> str | None:
@@ -51,11 +52,17 @@ class Rows:
         bound = hashing.row_digest(hashing.SUMS, step + 1, row, opening[at:end], self._seed) if task.binds_sums else b""
         if self._climbed(step + 1, row, after, bound + opening[end:]) != self._root:
             return f"row {row} of state {step + 1} does not follow from its sums"
-        apart = self._projection.residual(codes, sums)
+        apart = self._projection().residual(codes, sums)
         if not apart <= self._tolerance:
             size = "" if task.mode == "int8" else f": {apart:.2g} apart, allowed are {self._tolerance:.2g}"
             return f"the sums of row {row} of step {step} are not the product{size}"
         return None
+
+    def _projection(self) -> Projection:
+        """Draw the projections once something has come that all else is right with: they take nearly all of the time."""
+        if self._drawn is None:
+            self._drawn = Projection(self._task.mode, self._task.n, self._seed, self._secret)
+        return self._drawn
 
     def scan_fault(self, cell: bundle.Cell, opening: bytes) -> str | None:
         """Return what is wrong with an opening of a row in the scans, None if nothing is."""
