@@ -2,7 +2,8 @@
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
 `schema`, `serve_bench`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, and `node` is
-`harness node start`. Each is imported when it is first used, so that `import harness` loads nothing heavy.
+`harness node start`, `verifier` is `harness verifier serve`, and `prover` is `harness prover run`. Each is imported when it is first used,
+so that `import harness` loads nothing heavy.
 
     import harness
     finished = harness.run("stream", "gemm", device="cpu")
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.inference.serve_bench import serve_bench
+    from harness.market.prove import prover
+    from harness.market.serve import verifier
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.by_file import challenge, check
@@ -39,6 +42,8 @@ _HOMES = {
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.inference.serve_bench": ("serve_bench",),
+    "harness.market.prove": ("prover",),
+    "harness.market.serve": ("verifier",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.by_file": ("challenge", "check"),
@@ -82,11 +87,13 @@ __all__ = [
     "load_costs",
     "node",
     "prove",
+    "prover",
     "quote",
     "run",
     "schema",
     "score",
     "serve_bench",
+    "verifier",
     "verify",
 ]
 

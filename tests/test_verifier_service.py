@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ from harness.market.messages import (
     pong_digest,
     sign_claim,
 )
-from harness.market.prove import Line, calibrate, prove
+from harness.market.prove import Apart, Here, Line, _chosen, prove
 from harness.model import Challenge, Device, Params, Verdict
 from harness.proof import prover
 from harness.proof.signing import Key
@@ -77,7 +78,9 @@ def serving(*options: str) -> Iterator[str]:
 def url() -> Iterator[str]:
     with serving("--slack", "1.9", "--pings", "2", "--scans", "2", "--valid", "8", "--ping-most", "5") as address:
         with closing(Line(address)) as line:
-            calibrate(line.get("/epoch", Notice), CPU, CpuDevice)  # compiles, so that no clock runs while it does
+            Here(CpuDevice(CPU), key()).calibrate(
+                line.get("/epoch", Notice)
+            )  # compiles, so that no clock runs while it does
         yield address
 
 
@@ -102,8 +105,8 @@ class OneDevice(CpuDevice):
 def answer(url: str, own: Key, turn: threading.Lock, uuids: tuple[str, ...] = (CPU.uuid,)) -> tuple[Verdict, ...]:
     """Claim devices at what such a device does alone, and answer."""
     rate = WORK / (PARAMS["steps"] * STEP_S)  # type: ignore[operator]
-    claims = [(replace(CPU, uuid=uuid), rate) for uuid in uuids]
-    return prove(url, claims, own, open_backend=lambda device: OneDevice(device, turn))
+    claims = [(uuid, rate, Here(OneDevice(replace(CPU, uuid=uuid), turn), own)) for uuid in uuids]
+    return prove(url, claims, own)
 
 
 def test_the_work_goes_round_and_is_bounded_by_the_verifiers_clock(url: str) -> None:
@@ -249,12 +252,30 @@ def test_it_listens_to_this_machine_alone_unless_told(url: str) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
 
 
+@pytest.mark.slow  # two more processes, as on a node: one to look at the devices, and one that works, and compiles for it
 def test_the_command_answers_as_a_prover(url: str) -> None:
     told = CliRunner().invoke(commands, ["run", url, "--device", "cpu", "--claim", "1e5", "--json"])
     assert told.exit_code == 0, told.output
     assert '"accepted":true' in told.stdout.splitlines()[-1]
-    missing = CliRunner().invoke(commands, ["run", url, "--device", "cuda:7"])
-    assert "no usable device 'cuda:7'" in str(missing.exception)
+
+
+def test_a_device_is_chosen_by_its_selector_and_all_are_the_gpus_where_there_are_any() -> None:
+    gpu, broken = (
+        replace(CPU, kind="cuda", selector=f"cuda:{i}", unusable_reason=why) for i, why in ((0, None), (1, "lost"))
+    )
+    assert _chosen([CPU, gpu, broken], "all") == [gpu]
+    assert _chosen([CPU, broken], "all") == [CPU]
+    assert _chosen([CPU, gpu], "cpu") == [CPU]
+    with pytest.raises(MisuseError, match="no usable device 'cuda:1'"):
+        _chosen([CPU, gpu, broken], "cuda:1")
+
+
+def test_a_process_that_dies_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    with (
+        closing(Apart(CPU, str(tmp_path / "no key"))) as apart,
+        pytest.raises(FailureError, match="cannot read the key"),
+    ):
+        apart.calibrate(desk()[0].notice())
 
 
 # --- the desk alone, with a clock of its own ----------------------------------------------------------------------

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import click
 
 from harness.cli.output import json_option, on_one_line, show, show_json
-from harness.errors import ForgeryError, MisuseError
+from harness.errors import ForgeryError
 from harness.render import text
 
-if TYPE_CHECKING:
-    from harness.model import Device, Params
-    from harness.proof.signing import Key
-
 __all__ = ["prover", "verifier"]
-
-_CLAIMED_FRACTION = 0.95  # of what was reached: one slow moment breaks no claim
 
 
 @click.group()
@@ -72,27 +61,24 @@ def serve(
     All who claim in time are challenged at the same moment, so that one device cannot answer for two. Verdicts go to who answers, and to
     /epochs/NUMBER for everybody. There is no TLS: put it in front where others can listen.
     """
-    from harness.market.desk import Terms
-    from harness.market.serve import serve as run
+    from harness.market.serve import verifier as serve_here
 
-    params: Params = {
-        "mode": mode,
-        "n": n,
-        "steps": steps,
-        "openings": openings,
-        "scans": scans,
-        "scan_openings": openings if scans else 0,
-    }
-    terms = Terms(
-        params=params,
+    serve_here(
+        host=host,
+        port=port,
+        mode=mode,
+        n=n,
+        steps=steps,
+        openings=openings,
+        scans=scans,
         slot_s=slot_s,
         closes_s=closes_s,
         valid_for_s=valid_for_s,
         slack=slack,
         pings=pings,
         ping_most_s=ping_most_s,
+        started=lambda url: click.echo(f"listening at {url}"),
     )
-    run(terms, host=host, port=port, started=lambda url: click.echo(f"listening at {url}"))
 
 
 @click.group()
@@ -106,30 +92,18 @@ def prover() -> None:
 @click.option(
     "--key", envvar="HARNESS_KEY", metavar="FILE", help="Key of `harness keygen`; without one, made for this run."
 )
-@click.option(
-    "--claim", "rate", type=float, metavar="OPS", help="Operations/s each device is held to; tried out if not given."
-)
+@click.option("--claim", type=float, metavar="OPS", help="Operations/s each device is held to; tried out if not given.")
 @json_option
 @click.pass_context
-def run(ctx: click.Context, *, url: str, device: str, key: str | None, rate: float | None, as_json: bool) -> None:
+def run(ctx: click.Context, *, url: str, device: str, key: str | None, claim: float | None, as_json: bool) -> None:
     """Claim this machine's devices in a verifier's next epoch, answer, and show the verdicts.
 
     Exits 4 if any device is refused.
     """
-    from harness.device.identity import devices
-    from harness.market import prove
+    from harness.market.prove import prover as answer
 
-    told = prove.notice(url)
-    chosen = _chosen(devices(), device)
-    # Tried out even where the claim is given, so that nothing compiles while the clock runs.
-    seen = [(one, prove.calibrate(told, one, prove.opened)) for one in chosen]
-    claims = [(one, rate or _CLAIMED_FRACTION * reached) for one, reached in seen]
-    verdicts = prove.prove(
-        url,
-        claims,
-        _key(key),
-        open_backend=prove.opened,
-        say=lambda line: click.echo(on_one_line(line), err=True),
+    verdicts = answer(
+        url, device=device, key=key, claim=claim, say=lambda line: click.echo(on_one_line(line), err=True)
     )
     if as_json:
         show_json(verdicts)
@@ -138,24 +112,3 @@ def run(ctx: click.Context, *, url: str, device: str, key: str | None, rate: flo
             show(text.verdict_card(verdict))
     if not all(v.accepted for v in verdicts):
         ctx.exit(ForgeryError.exit_code)
-
-
-def _chosen(found: Sequence[Device], selector: str) -> list[Device]:
-    usable = [d for d in found if d.unusable_reason is None]
-    gpus = [d for d in usable if d.kind == "cuda"]
-    chosen = gpus or usable if selector == "all" else [d for d in usable if d.selector == selector]
-    if not chosen:
-        msg = f"no usable device {selector!r}; there are {', '.join(d.selector for d in usable)}"
-        raise MisuseError(msg)
-    return chosen
-
-
-def _key(path: str | None) -> Key:
-    from harness.proof.signing import keygen, load_key
-
-    if path:
-        return load_key(path)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "key.pem"
-        keygen(made)
-        return load_key(made)

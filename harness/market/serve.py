@@ -28,6 +28,7 @@ from harness import codec
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.market.desk import Desk, GoneError, Terms
 from harness.market.messages import Claim, Commitment, Pong, Scans, Steps, Wait
+from harness.model import Params
 from harness.proof import transcript as files
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-__all__ = ["app", "serve"]
+__all__ = ["app", "verifier"]
 
 T = TypeVar("T")
 Handler = Callable[["Request"], Awaitable["Response"]]
@@ -84,20 +85,66 @@ def app(desk: Desk, *, clock: Callable[[], float] = time.monotonic) -> Starlette
     return Starlette(routes=routes)
 
 
-def serve(
-    terms: Terms, *, host: str = "127.0.0.1", port: int = 8440, started: Callable[[str], None] = lambda _: None
+def verifier(  # noqa: PLR0913 - it mirrors the command
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8440,
+    mode: str = "int8",
+    n: int = 16_384,
+    steps: int = 256,
+    openings: int = 128,
+    scans: int = 0,
+    slot_s: float = 300.0,
+    closes_s: float = 2.0,
+    valid_for_s: int = 120,
+    slack: float = 1.25,
+    pings: int = 0,
+    ping_most_s: float = 0.5,
+    started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve in the foreground until SIGINT or SIGTERM.
 
     Args:
-        terms: what is asked of everybody.
         host: the address to listen at; from 127.0.0.1 nobody else can reach it.
         port: 0 takes a free one.
+        mode: int8, float16, bfloat16, float32 or float64.
+        n: matrices are n x n.
+        steps: products in a chain; as many states stay in memory.
+        openings: rows that are looked at.
+        scans: times that all states are read again.
+        slot_s: from opening to opening.
+        closes_s: before an opening when claims end.
+        valid_for_s: after an opening when answers end.
+        slack: by how much longer than claimed a device may take.
+        pings: to each device, during its work.
+        ping_most_s: a ping may take so long above the shortest.
         started: told the URL once somebody may connect.
 
     Raises:
+        MisuseError: a number is out of range.
         FailureError: the extra `serve` is not installed, or the address cannot be had.
     """
+    params: Params = {
+        "mode": mode,
+        "n": n,
+        "steps": steps,
+        "openings": openings,
+        "scans": scans,
+        "scan_openings": openings if scans else 0,
+    }
+    terms = Terms(
+        params=params,
+        slot_s=slot_s,
+        closes_s=closes_s,
+        valid_for_s=valid_for_s,
+        slack=slack,
+        pings=pings,
+        ping_most_s=ping_most_s,
+    )
+    _serve(Desk(terms, clock=time.monotonic), host, port, started)
+
+
+def _serve(desk: Desk, host: str, port: int, started: Callable[[str], None]) -> None:
     try:
         import uvicorn
     except ImportError as err:
@@ -114,7 +161,7 @@ def serve(
             raise FailureError(msg) from err
         listening.listen(128)
         config = uvicorn.Config(
-            app(Desk(terms, clock=time.monotonic)),
+            app(desk),
             log_config=None,
             access_log=False,
             server_header=False,
