@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -190,6 +191,10 @@ def test_a_prover_that_hangs_up_is_missing_from_the_results_and_what_is_replayed
             line.send(f"{hand.path}/transcripts/two", b"{}\n")
         with pytest.raises(FailureError, match="no such session"):
             line.send("/sessions/somebody/start", b"")
+        line.get("/epoch", Notice)
+        assert line._connection.sock is not None
+        line._connection.sock.shutdown(socket.SHUT_RDWR)  # the network drops it; the next message finds another way
+        assert line.send(f"{hand.path}/commitments", root) == first
     # Nothing more comes: the line is dead. All others go on, and the epoch says so.
     with closing(Line(url)) as other:
         deadline = time.monotonic() + 20
@@ -246,6 +251,34 @@ def test_a_body_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
     scope = {"type": "http", "method": "POST", "path": "/claims", "headers": [], "query_string": b"", "root_path": ""}
     asyncio.run(serve.app(desk()[0])(scope, receive, send))
     assert said[0]["status"] == 408
+
+
+def test_a_connection_that_asks_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from harness.market import serve
+
+    monkeypatch.setattr(serve, "_HEAD_S", 0.05)
+    monkeypatch.setattr(serve, "_IDLE_S", 0.1)
+    config = uvicorn.Config(serve.app(desk()[0]), log_config=None, lifespan="off", ws="none")
+    config.load()
+
+    async def hung_up(said: bytes) -> bytes:
+        state = uvicorn.server.ServerState()
+        loop = asyncio.get_running_loop()
+        make = serve._hurried()
+        server = await loop.create_server(lambda: make(config, state, {}), "127.0.0.1", 0)  # type: ignore[call-arg]
+        async with server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(said)
+            heard = await reader.read()
+            writer.close()
+            return heard
+
+    assert asyncio.run(hung_up(b"")) == b""
+    assert asyncio.run(hung_up(b"GET /epoch HTTP/1.1\r\nHost")) == b""
+    answered = asyncio.run(hung_up(b"GET /epoch HTTP/1.1\r\nHost: x\r\n\r\nGET /epoch HT"))
+    assert answered.startswith(b"HTTP/1.1 200")
 
 
 def test_it_listens_to_this_machine_alone_unless_told(url: str) -> None:
@@ -383,7 +416,7 @@ def test_all_clocks_of_an_epoch_run_from_its_opening_whenever_its_challenges_are
     assert verdict.work is not None
     assert verdict.work.wall_s == pytest.approx(3.1)
     assert not verdict.accepted
-    assert at.timing(one) is False  # what a and b claim is long over
+    assert at.timing() is False  # what a and b claim is long over
 
 
 def test_an_answer_is_good_once_and_for_its_own_session() -> None:
@@ -429,6 +462,9 @@ def test_a_claim_names_each_device_once_and_a_provider_claims_once_and_in_time()
     claimed(at, own, "a")
     with pytest.raises(MisuseError, match="has claimed in epoch 1"):
         claimed(at, own, "b")
+    known, _ = desk(providers=frozenset({key().public_hex}))
+    with pytest.raises(MisuseError, match="does not know"):
+        claimed(known, own, "a")
     clock.at_s += at.notice().opens_in_s - 0.5
     with pytest.raises(MisuseError, match="takes no claims any more"):
         claimed(at, key(), "c")

@@ -40,6 +40,13 @@ def verifier() -> None:
 @click.option(
     "--ping-most", "ping_most_s", default=0.5, show_default=True, help="Seconds a ping may take above the shortest."
 )
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="HEX",
+    help="A public key that may claim; more than once; without, anybody.",
+)
 def serve(
     *,
     host: str,
@@ -55,6 +62,7 @@ def serve(
     slack: float,
     pings: int,
     ping_most_s: float,
+    providers: tuple[str, ...],
 ) -> None:
     """Serve in the foreground until Ctrl-C. Needs the extra `serve`, and no GPU.
 
@@ -77,6 +85,7 @@ def serve(
         slack=slack,
         pings=pings,
         ping_most_s=ping_most_s,
+        providers=providers,
         started=lambda url: click.echo(f"listening at {url}"),
     )
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Desk", "GoneError", "Run", "Terms"]
 
 _DEVICES_MOST = 64
-_CLAIMS_MOST = 1024  # of one epoch
+_OF_AN_EPOCH_MOST = 4096  # devices
 _EPOCHS_KEPT = 8
 _TEXT_MOST = 128
 _NONCE = b"harness.epoch/1 nonce"
@@ -71,6 +71,7 @@ class Terms:
     slack: float = 1.25
     pings: int = 0
     ping_most_s: float = 0.5
+    providers: frozenset[str] = frozenset()  # who may claim; none means anybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,9 @@ class Desk:
             yield f"the name of a device has 1 to {_TEXT_MOST} characters"
         if not all(0 < rate < float("inf") for rate in rates):
             yield "what a device is claimed to do is above 0 and finite, or null"
-        if len(epoch.claims) >= _CLAIMS_MOST:
+        if self.terms.providers and claim.provider not in self.terms.providers:
+            yield "this verifier does not know the provider"
+        if sum(len(known.devices) for known in epoch.claims.values()) + len(uuids) > _OF_AN_EPOCH_MOST:
             yield f"epoch {epoch.number} is full"
         if any(claim.provider == known.provider for known in epoch.claims.values()):
             yield f"this provider has claimed in epoch {epoch.number}: one claim holds all its devices"
@@ -406,10 +409,14 @@ class Desk:
         cells = bundle.cells(asked.task, seed, roots, asked.nonce)
         return sum(bundle.sizes(asked.task, cells, bundle.scan_cells(asked.task, seed, roots, asked.nonce)))
 
-    def timing(self, session: str) -> bool:
-        """Whether a device of this session's epoch may still commit in time: what takes long should wait, for the clock's sake."""
-        epoch = self._epoch_of(session)
+    def timing(self) -> bool:
+        """Whether any device may still commit in time: what takes long should wait, for the clock's sake."""
+        return any(self._timing(epoch) for epoch in self._epochs.values())
+
+    def _timing(self, epoch: _Epoch) -> bool:
         past_s = self._clock() - epoch.opens_at_s
+        if past_s < 0:
+            return False
         runs = [run for of_one in self._runs(epoch).values() for run in of_one.values()]
         return any(run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in runs)
 

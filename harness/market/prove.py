@@ -63,7 +63,7 @@ _OK, _EMPTY = 200, 204
 
 
 class Line:
-    """One connection to a verifier, opened again once where it broke while idle."""
+    """One connection to a verifier."""
 
     def __init__(self, url: str, *, timeout_s: float = _TIMEOUT_S) -> None:
         """Prepare a connection; nothing is sent yet.
@@ -76,6 +76,7 @@ class Line:
             msg = f"{url!r} is not the URL of a verifier, such as http://127.0.0.1:8440"
             raise MisuseError(msg)
         make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._timeout_s = timeout_s
         self._connection = make(parts.hostname, parts.port, timeout=timeout_s)
         self._root = parts.path.rstrip("/")
 
@@ -110,24 +111,40 @@ class Line:
 
     def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> bytes:
         line = self._connection
-        if timeout_s and line.sock:
-            line.sock.settimeout(timeout_s)
         try:
-            line.request(method, self._root + path, body=body)
-            reply = line.getresponse()
-            data = reply.read(_REPLY_MOST_BYTES + 1)
+            status, data = self._exchange(method, path, body, timeout_s)
         except (OSError, http.client.HTTPException) as err:
-            line.close()
             msg = f"the verifier at {line.host}:{line.port} does not answer: {type(err).__name__}: {err}"
             raise FailureError(msg) from err
-        if reply.status not in {_OK, _EMPTY}:
+        if status not in {_OK, _EMPTY}:
             said = " ".join(data[:_SAID_BYTES].decode(errors="replace").split())
-            msg = f"the verifier refuses {path.rsplit('/', 1)[-1]!r} (HTTP {reply.status}): {said}"
+            msg = f"the verifier refuses {path.rsplit('/', 1)[-1]!r} (HTTP {status}): {said}"
             raise FailureError(msg)
         if len(data) > _REPLY_MOST_BYTES:
             msg = f"the verifier's reply goes on past {_REPLY_MOST_BYTES} bytes"
             raise FailureError(msg)
         return data
+
+    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> tuple[int, bytes]:
+        """Send and receive, over a new connection where the old one was dropped: a verifier takes the same message twice."""
+        line = self._connection
+        again = line.sock is not None
+        while True:
+            try:
+                if line.sock is None:
+                    line.connect()
+                line.sock.settimeout(timeout_s or self._timeout_s)
+                line.request(method, self._root + path, body=body)
+                reply = line.getresponse()
+                return reply.status, reply.read(_REPLY_MOST_BYTES + 1)
+            except (ConnectionError, http.client.RemoteDisconnected):
+                line.close()
+                if not again:
+                    raise
+                again = False
+            except (OSError, http.client.HTTPException):
+                line.close()
+                raise
 
 
 def notice(url: str) -> Notice:

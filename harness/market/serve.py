@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from harness import codec
@@ -52,6 +52,8 @@ _CALM_S = 30.0  # that a verdict waits for others to be done: who claims next to
 _UPLOADS_MOST = 4  # at a time; what is beyond waits
 _IN_MEMORY_BYTES = 1 << 20
 _CONNECTIONS_MOST = 4096
+_HEAD_S = 10.0  # from a connection to its first request
+_IDLE_S = 150  # between two
 
 
 class _TooLargeError(HarnessError):
@@ -100,6 +102,7 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
     slack: float = 1.25,
     pings: int = 0,
     ping_most_s: float = 0.5,
+    providers: Sequence[str] = (),
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve in the foreground until SIGINT or SIGTERM.
@@ -118,6 +121,7 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
         slack: by how much longer than claimed a device may take.
         pings: to each device, during its work.
         ping_most_s: a ping may take so long above the shortest.
+        providers: public keys that may claim; none means anybody.
         started: told the URL once somebody may connect.
 
     Raises:
@@ -140,6 +144,7 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
         slack=slack,
         pings=pings,
         ping_most_s=ping_most_s,
+        providers=frozenset(providers),
     )
     _serve(Desk(terms, clock=time.monotonic), host, port, started)
 
@@ -166,14 +171,36 @@ def _serve(desk: Desk, host: str, port: int, started: Callable[[str], None]) -> 
             access_log=False,
             server_header=False,
             limit_concurrency=_CONNECTIONS_MOST,
+            timeout_keep_alive=_IDLE_S,  # longer than a work takes: who commits should not have to connect first
             timeout_graceful_shutdown=2,
-            http="h11",
+            http=_hurried(),
             ws="none",
             lifespan="off",
         )
         at = listening.getsockname()
         started(f"http://[{at[0]}]:{at[1]}" if ":" in host else f"http://{at[0]}:{at[1]}")
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _hurried() -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol with an end to connections whose request does not come: it waits for a head for ever."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Hurried(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(_HEAD_S, self._look, None)
+
+        def _look(self, before: object) -> None:
+            """Hang up where nothing was asked since the last look, and nothing is being answered."""
+            if self.transport.is_closing():
+                return
+            if self.cycle is before and (before is None or self.cycle.response_complete):
+                self.transport.close()
+            else:
+                self.loop.call_later(_IDLE_S, self._look, self.cycle)
+
+    return Hurried
 
 
 class _Counter:
@@ -200,12 +227,12 @@ class _Counter:
         return self._desk.open(session)
 
     async def commitments(self, request: Request) -> object:
-        said = await _message(request, Commitment)
-        return self._desk.commit(request.path_params["session"], said, at_s=self._clock())
+        said, at_s = await self._timed(request, Commitment)
+        return self._desk.commit(request.path_params["session"], said, at_s=at_s)
 
     async def scans(self, request: Request) -> object:
-        said = await _message(request, Scans)
-        return self._desk.scan(request.path_params["session"], said, at_s=self._clock())
+        said, at_s = await self._timed(request, Scans)
+        return self._desk.scan(request.path_params["session"], said, at_s=at_s)
 
     async def pings(self, request: Request) -> object:
         session = request.path_params["session"]
@@ -218,8 +245,8 @@ class _Counter:
         return self._desk.ping(session, device)
 
     async def pongs(self, request: Request) -> object:
-        said = await _message(request, Pong)
-        self._desk.pong(request.path_params["session"], said, at_s=self._clock())
+        said, at_s = await self._timed(request, Pong)
+        self._desk.pong(request.path_params["session"], said, at_s=at_s)
         return None
 
     async def steps(self, request: Request) -> object:
@@ -237,10 +264,16 @@ class _Counter:
                 at_s = self._clock()
                 file.seek(0)
                 said, openings = files.open_file(file)
-                while self._desk.timing(session) and self._clock() - at_s < _CALM_S:  # noqa: ASYNC110 - time ends it
+                while self._desk.timing() and self._clock() - at_s < _CALM_S:  # noqa: ASYNC110 - time ends it
                     await asyncio.sleep(_POLL_S)
                 async with self._judging:
                     return await asyncio.to_thread(self._desk.judge, session, device, said, openings, at_s=at_s)
+
+    async def _timed(self, request: Request, kind: type[T]) -> tuple[T, float]:
+        """Return a message, and when its last byte had come."""
+        data = await _whole(request, _MESSAGE_MOST_BYTES)
+        at_s = self._clock()
+        return codec.decode(data, kind), at_s
 
     async def results(self, request: Request) -> object:
         return self._desk.results(request.path_params["number"])
@@ -272,8 +305,11 @@ def _status(err: HarnessError) -> int:
 
 
 async def _message(request: Request, kind: type[T], most_bytes: int = _MESSAGE_MOST_BYTES) -> T:
-    data = b"".join([piece async for piece in _body(request, most_bytes, _MESSAGE_S)])
-    return codec.decode(data, kind)
+    return codec.decode(await _whole(request, most_bytes), kind)
+
+
+async def _whole(request: Request, most_bytes: int) -> bytes:
+    return b"".join([piece async for piece in _body(request, most_bytes, _MESSAGE_S)])
 
 
 async def _body(request: Request, most_bytes: int, most_s: float) -> AsyncIterator[bytes]:
