@@ -96,6 +96,16 @@ def test_every_single_wrong_bit_of_a_sum_is_caught() -> None:
             assert projection.residual(state, wrong) > 0
 
 
+def test_an_error_of_one_high_bit_is_missed_by_no_secret() -> None:
+    """The hardest error there is, 2^31 in one place: a vector of small numbers, or of even ones, would miss it often."""
+    codes, sums = np.zeros(16, dtype=np.uint8), np.zeros(16, dtype=np.int32)
+    sums[7] = -(2**31)
+    for i in range(200):
+        projection = Projection("int8", 16, b"s" * 32, i.to_bytes(2, "big"))
+        assert projection.residual(codes, sums) > 0
+        assert len(np.unique(projection._vectors)) == 32
+
+
 _NARROWER: dict[str, Any] = {  # what is cheaper, and close
     "float16": lambda x: np.round(x * 32) / 32,
     "bfloat16": lambda x: np.round(x * 32) / 32,
@@ -178,6 +188,28 @@ def test_a_structured_matrix_in_place_of_the_seeds_is_caught() -> None:
 
     assert all("are not the product" in what for what in faults(answered(commit(issued(n=48), Structured))))
     assert len(faults(answered(commit(issued(n=48), Structured)))) == 4
+
+
+def test_a_first_state_of_ones_own_is_caught() -> None:
+    """Work done long before, for a state that suited the prover: its chain is true, its beginning is not the seed's."""
+
+    class Prepared(chain.Chain):
+        def first(self) -> Any:
+            return np.zeros((self._task.n, self._task.n), dtype=np.uint8)
+
+    found = faults(answered(commit(issued(steps=1), Prepared)))
+    assert len(found) == 4
+    assert all("of the first state is not the seed's" in what for what in found)
+
+
+def test_rows_are_drawn_from_all_that_was_said_before() -> None:
+    task, drawn = task_of(issued(n=256).params), set()
+    for seed in (b"s" * 32, b"t" * 32):
+        for roots in (("ab" * 32,), ("cd" * 32,), ("ab" * 32, "cd" * 32)):
+            for nonce in (None, "ab" * 32, "cd" * 32):
+                drawn.add(bundle.cells(task, seed, roots, nonce))
+                drawn.add(bundle.scan_cells(replace(task, scan_openings=4), seed, roots, nonce))
+    assert len(drawn) == 36
 
 
 # --- projections that are known beforehand ----------------------------------------------------------------------------
