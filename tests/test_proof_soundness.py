@@ -333,7 +333,8 @@ def test_another_device_does_not_answer() -> None:
 @pytest.mark.parametrize("field", ["commitment", "asked", "openings_digest"])
 def test_what_binds_an_answer_cannot_be_changed(field: str) -> None:
     transcript, openings = answered(commit(issued()))
-    assert faults((replace(transcript, **{field: "12" * 32}), openings))
+    changed: dict[str, Any] = {field: "12" * 32}
+    assert faults((replace(transcript, **changed), openings))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

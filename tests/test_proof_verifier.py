@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,14 @@ def test_the_seed_is_what_it_was() -> None:
     assert by_hand.hex().startswith("38dce6896456b70c")
 
 
+def _with(asked: Challenge, name: str, value: Any) -> Challenge:
+    changed = {name: value}
+    return replace(asked, **changed)
+
+
 def test_every_field_of_a_challenge_but_its_times_changes_the_seed() -> None:
     base = issued()
-    others = {
+    others: dict[str, Any] = {
         "nonce": "cd" * 32,
         "beacon": None,
         "provider": "q",
@@ -66,7 +72,7 @@ def test_every_field_of_a_challenge_but_its_times_changes_the_seed() -> None:
         "epoch": 2,
         "params": {**base.params, "steps": 3},
     }
-    seeds = {challenge.seed(replace(base, **{name: value})) for name, value in others.items()}
+    seeds = {challenge.seed(_with(base, name, value)) for name, value in others.items()}
     assert len(seeds | {challenge.seed(base)}) == 7
     assert {f.name for f in fields(Challenge)} == {*others, "schema", "issued_at", "expires_at"}
 
@@ -219,7 +225,7 @@ def test_the_example_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_threat_model_names_tests_that_exist() -> None:
     section = (ROOT / "docs" / "threat-model.md").read_text().split("## Proofs of work")[1].split("\n## ")[0]
-    files = [path.read_text() for path in (ROOT / "tests").glob("test_proof_*.py")]
+    files = [path.read_text() for path in (ROOT / "tests").glob("test_*.py")]
     there = {name for text in files for name in re.findall(r"def (test_\w+)", text)}
     named = set(re.findall(r"`(test_\w+)`", section))
     assert named
@@ -261,7 +267,7 @@ def test_damage_that_is_hashed_again_never_passes(openings: bytes) -> None:
     assert not verifier.check(forged, io.BytesIO(openings)).accepted or openings == _OPENINGS
 
 
-_ODD = st.sampled_from(
+_ODD: st.SearchStrategy[Any] = st.sampled_from(
     ["", "ab" * 32, "AB" * 32, "0" * 64, "é" * 64, "\x00", "a" * 5000, None, -1, 2**53 - 1, 1e308, [], {}, ["ab" * 32]]
 )
 
@@ -290,7 +296,14 @@ def test_no_field_can_be_replaced(where: Any, value: Any) -> None:
 
 def test_a_giant_is_refused_before_anything_is_made_for_it() -> None:
     """The largest matrices there are, with one opening of the right size but the wrong content: refused in no time."""
-    params = {"mode": "int8", "n": N_MOST, "steps": 1 << 16, "openings": 1, "scans": 0, "scan_openings": 0}
+    params: dict[str, Any] = {
+        "mode": "int8",
+        "n": N_MOST,
+        "steps": 1 << 16,
+        "openings": 1,
+        "scans": 0,
+        "scan_openings": 0,
+    }
     giant = replace(_TRANSCRIPT, challenge=replace(_TRANSCRIPT.challenge, params=params), scan_roots=())
     began = time.process_time()
     assert "where the challenge asks for" in verifier.faults_of(giant, io.BytesIO(_OPENINGS))[0].what
@@ -328,7 +341,7 @@ def test_checking_grows_as_n_squared_while_the_work_grows_as_n_cubed() -> None:
         return Projection("int8", n, b"s" * 32, b"r", compiled=True)
 
     project(1024)
-    small, large = (_fastest_s(lambda n=n: project(n)) for n in (2048, 4096))
+    small, large = (_fastest_s(partial(project, n)) for n in (2048, 4096))
     assert large / small < 6  # 4, where the work grows by 8
     assert operations(task_of(issued(n=4096).params)) / operations(task_of(issued(n=2048).params)) == 8
 
