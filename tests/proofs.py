@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pytest
 
 from harness.device.cpu import CpuDevice
 from harness.model import Challenge, Device, Transcript
@@ -38,11 +39,9 @@ def issued(
 
 def commit(asked: Challenge, work: Work = chain.Chain) -> Held:
     """Do a challenge's work, honestly or in the way of a cheat."""
-    honest, prover.Chain = prover.Chain, work  # type: ignore[misc]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prover, "Chain", work)
         return prover.commit(asked, CPU)
-    finally:
-        prover.Chain = honest  # type: ignore[misc]
 
 
 def answered(held: Held, asked: str | None = "ef" * 32) -> tuple[Transcript, bytes]:
