@@ -1,8 +1,9 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`, `serve_bench`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node` is
-`harness node start`, and `market` is `harness market table`. Each is imported when it is first used, so that `import harness` loads nothing heavy.
+`schema`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
+is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
+Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
     finished = harness.run("stream", "gemm", device="cpu")
@@ -16,13 +17,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.cluster.nodes import node
+    from harness.cluster.replay import audit, prove
     from harness.cluster.session import Finished, devices, run
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.fitting.backtest import backtest, refit
     from harness.inference.serve_bench import serve_bench
+    from harness.market.prove import prover
+    from harness.market.serve import verifier
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
+    from harness.proof.by_file import challenge, check
     from harness.proof.signing import keygen
     from harness.proof.verify import verify
     from harness.registry import Case, Skip, Work, benchmark
@@ -32,19 +37,23 @@ if TYPE_CHECKING:
     from harness.scoring.market_model import Features, MarketModel
     from harness.scoring.parquet import export
     from harness.scoring.price import Deal
-    from harness.scoring.pricelist import market_table as market
+    from harness.scoring.pricelist import market_table
     from harness.scoring.profiles import Profile, load_profile
     from harness.scoring.recompute import recompute
 
 _HOMES = {
     "harness.cluster.nodes": ("node",),
+    "harness.cluster.replay": ("audit", "prove"),
     "harness.cluster.session": ("Finished", "devices", "run"),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.fitting.backtest": ("backtest", "refit"),
     "harness.inference.serve_bench": ("serve_bench",),
+    "harness.market.prove": ("prover",),
+    "harness.market.serve": ("verifier",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
+    "harness.proof.by_file": ("challenge", "check"),
     "harness.proof.signing": ("keygen",),
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
@@ -53,11 +62,11 @@ _HOMES = {
     "harness.scoring.market_model": ("Features", "MarketModel"),
     "harness.scoring.parquet": ("export",),
     "harness.scoring.price": ("Deal",),
-    "harness.scoring.pricelist": ("market",),
+    "harness.scoring.pricelist": ("market_table",),
     "harness.scoring.profiles": ("Profile", "load_profile"),
     "harness.scoring.recompute": ("recompute",),
 }
-_SPELT = {"list": "find", "market": "market_table"}  # where a command's name is not its function's
+_SPELT = {"list": "find"}  # where a command's name is not its function's
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -81,8 +90,11 @@ __all__ = [
     "Verdict",
     "Work",
     "WrongAnswerError",
+    "audit",
     "backtest",
     "benchmark",
+    "challenge",
+    "check",
     "compare",
     "devices",
     "export",
@@ -92,9 +104,11 @@ __all__ = [
     "load",
     "load_costs",
     "load_profile",
-    "market",
+    "market_table",
     "node",
     "price",
+    "prove",
+    "prover",
     "quote",
     "recompute",
     "refit",
@@ -102,6 +116,7 @@ __all__ = [
     "schema",
     "score",
     "serve_bench",
+    "verifier",
     "verify",
 ]
 

@@ -9,6 +9,7 @@ Schema history
     harness.report/2   2026-11: regimes, clocks, soak, energy, ceiling and inputs of a measurement; preflight; how work is counted
     harness.quote/1    2026-11: first version
     harness.quote/2    2026-11: the market's price with its interval, factors and native units; terms and digests to recompute it by
+    harness.challenge/1, harness.transcript/1    2026-11: first versions
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ __all__ = [
     "Note",
     "Outcome",
     "Preflight",
+    "ProvenWork",
     "Quote",
     "Rate",
     "Record",
@@ -400,26 +401,46 @@ class Challenge:
     """What a verifier asks of one device: fresh, addressed, and good once."""
 
     schema: Literal["harness.challenge/1"]
-    nonce: str
-    beacon: str | None
-    provider: str
+    nonce: str  # the verifier's own random bits, 64 hex digits
+    beacon: str | None  # a public random value that nobody could know before; None where there was none
+    provider: str  # the public key of who is to answer, or another name of theirs
     device_uuid: str
     epoch: int
-    params: Params
+    params: Params  # mode, n, steps, openings, scans, scan_openings
     issued_at: str
     expires_at: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """What a prover answered to a challenge, named by digest."""
+    """What a prover answered to a challenge. The openings themselves, megabytes of numbers, follow it in its file."""
 
     schema: Literal["harness.transcript/1"]
-    challenge_digest: str
-    device_uuid: str
-    commitment: str
-    openings: tuple[str, ...]
-    elapsed_s: float
+    challenge: Challenge
+    commitment: str  # root over every state of the work
+    scan_key: str | None  # what the verifier sent to begin the scans of memory
+    scan_roots: tuple[str, ...]  # one a scan, each the key of the next
+    asked: str | None  # the verifier's nonce that chose the openings; None where the commitment alone chose them
+    openings_digest: str
+    elapsed_s: float  # by the prover's own clock: a claim
+    public_key: str | None
+    signature: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenWork:
+    """Lower bounds that follow from an accepted transcript, at one confidence; None where nothing was proven."""
+
+    mode: str
+    operations_count: float  # what an honest prover does; a multiply-add is two
+    least_operations_count: float  # what must have been done, or the verdict would be a refusal with this confidence
+    skipped_most_fraction: float
+    confidence_fraction: float
+    wall_s: float | None  # by the verifier's clock
+    least_operations_per_s: float | None
+    most_operations_per_s: float | None  # if the network took the shortest time ever seen
+    resident_bytes: int | None
+    least_read_bytes_per_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,6 +463,7 @@ class Verdict:
     faults: tuple[Fault, ...]
     proven: tuple[str, ...]
     not_proven: tuple[str, ...]
+    work: ProvenWork | None = None  # of a transcript
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,10 @@ from harness.cli.market import market
 from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
+from harness.cli.proof import audit, challenge, check, prove
 from harness.cli.run import run
 from harness.cli.serve_bench import serve_bench
+from harness.cli.slot import prover, verifier
 from harness.errors import HarnessError, MisuseError
 
 __all__ = ["cli", "main"]
@@ -59,6 +61,12 @@ for command in (
     fleet,
     market,
     serve_bench,
+    verifier,
+    prover,
+    challenge,
+    prove,
+    check,
+    audit,
 ):
     cli.add_command(command)
 

@@ -8,6 +8,7 @@ import click
 
 from harness import codec, registry
 from harness.cli.output import hushed, json_option, show, show_json
+from harness.errors import HarnessError, MisuseError
 from harness.render import text
 
 __all__ = ["devices", "list_benchmarks", "schema"]
@@ -15,9 +16,21 @@ __all__ = ["devices", "list_benchmarks", "schema"]
 
 @click.command()
 @click.option("--ray", metavar="ADDRESS", help="Look at a Ray cluster instead: HOST:PORT of its head, or local.")
+@click.option("--check", is_flag=True, help="Hold what NVML, CUDA, /proc and /sys say of each against each other.")
+@click.option("--nonce", metavar="HEX", help="With --check: let each GPU sign its measurements over it (attestation).")
 @json_option
-def devices(*, ray: str | None, as_json: bool) -> None:
-    """Show the devices that can be measured, and what their sensors tell."""
+@click.pass_context
+def devices(ctx: click.Context, *, ray: str | None, check: bool, nonce: str | None, as_json: bool) -> None:
+    """Show the devices that can be measured, and what their sensors tell.
+
+    With --check exits 1 if two sides disagree on anything. Attestation evidence is collected, never verified here.
+    """
+    if check or nonce:
+        if ray or not check:
+            msg = "--check looks at this machine only, without --ray; --nonce needs --check"
+            raise MisuseError(msg)
+        _check(ctx, nonce, as_json=as_json)
+        return
     from harness.cluster import session  # brings NumPy, which no other command here needs
 
     with hushed(ray):
@@ -27,6 +40,19 @@ def devices(*, ray: str | None, as_json: bool) -> None:
         return
     for device in found:
         show(text.device_card(device), "")
+
+
+def _check(ctx: click.Context, nonce: str | None, *, as_json: bool) -> None:
+    from harness.device.identity import examine
+
+    found = examine(nonce)
+    if as_json:
+        show_json(found)
+    else:
+        for one in found:
+            show(text.checks_card(one.device, one.checks), "")
+    if any(check.verdict == "disagree" for one in found for check in one.checks):
+        ctx.exit(HarnessError.exit_code)
 
 
 @click.command("list")

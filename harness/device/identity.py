@@ -1,15 +1,20 @@
-"""Which devices this node has: what NVML and CUDA say of each GPU put together by UUID, and the CPU."""
+"""Which devices this node has: what NVML and CUDA say of each GPU put together by UUID, and the CPU. And whether to believe it."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 
 from harness.device.cpu import cpu_device
+from harness.device.crosscheck import Attestation
 from harness.device.cuda import cuda_devices, cuda_status
-from harness.device.sensors import nvml_devices
+from harness.device.sampler import SensorsLostError
+from harness.device.sensors import attestation, nvml_devices, nvml_identities
+from harness.device.witnesses import Examined, Extra, Roots, examine_with
+from harness.errors import MisuseError
 from harness.model import Device
 
-__all__ = ["devices", "merge"]
+__all__ = ["devices", "evidence", "examine", "merge"]
 
 
 def devices() -> tuple[Device, ...]:
@@ -17,6 +22,35 @@ def devices() -> tuple[Device, ...]:
     reason = cuda_status()
     seen_by_cuda = () if reason else cuda_devices()
     return (cpu_device(), *merge(nvml_devices(), seen_by_cuda, reason))
+
+
+def examine(nonce: str | None = None, roots: Roots | None = None) -> tuple[Examined, ...]:
+    """Hold what NVML, CUDA, the kernel's driver and the bus say of each device against each other. Opens each GPU, as `devices` does.
+
+    Args:
+        nonce: 64 hex digits; with it, each GPU is asked to sign its measurements over it.
+        roots: where /proc and /sys are.
+
+    Raises:
+        MisuseError: the nonce is none.
+    """
+    if nonce is not None and not re.fullmatch(r"[0-9a-f]{64}", nonce):
+        msg = f"the nonce {nonce[:80]!r} is not 64 lower-case hex digits, which a verifier draws afresh"
+        raise MisuseError(msg)
+    by_nvml = nvml_devices()
+    by_cuda = () if cuda_status() else cuda_devices()
+    more = nvml_identities()
+    extras = {d.uuid: Extra(more.get(d.uuid), evidence(d.uuid, nonce) if nonce else None) for d in by_nvml}
+    return examine_with(roots or Roots(), cpu_device(), by_nvml, by_cuda, extras)
+
+
+def evidence(uuid: str, nonce: str) -> Attestation:
+    """Collect NVIDIA's attestation evidence of a GPU over a nonce. It is not verified here: that needs NVIDIA's tools or service."""
+    try:
+        report, certificates = attestation(uuid, bytes.fromhex(nonce))
+    except SensorsLostError as err:
+        return Attestation(state="unavailable", nonce=nonce, reason=str(err))
+    return Attestation(state="unverified", nonce=nonce, report=report.hex(), certificates=certificates.hex())
 
 
 def merge(by_nvml: tuple[Device, ...], by_cuda: tuple[Device, ...], cuda_reason: str | None) -> tuple[Device, ...]:

@@ -20,10 +20,13 @@ from harness.model import Activity, ComputeMode, Device, EnergyScope, SensorStat
 
 __all__ = [
     "GpuProcess",
+    "NvmlIdentity",
     "NvmlSensors",
+    "attestation",
     "calibrated",
     "compute_processes",
     "nvml_devices",
+    "nvml_identities",
     "nvml_status",
     "throttle_names",
 ]
@@ -202,6 +205,55 @@ def nvml_devices() -> tuple[Device, ...]:
             return tuple(_device(nvml, index) for index in range(nvml.nvmlDeviceGetCount()))
     except SensorsLostError:
         return ()
+
+
+class NvmlIdentity(NamedTuple):
+    """What NVML says of a GPU beyond its `Device`, for who holds it against other views; None where it does not say."""
+
+    pci_device_id: int | None  # device in the upper half, vendor in the lower
+    core_count: int | None
+    virtualization_mode: int | None
+
+
+def nvml_identities() -> dict[str, NvmlIdentity]:
+    """Return what else NVML says of each GPU, by uuid; {} where there is no driver."""
+    with suppress(SensorsLostError), _nvml() as nvml:
+        asked = [_Inquiry(nvml, gpu) for index in range(nvml.nvmlDeviceGetCount()) if (gpu := _handle(nvml, index))]
+        return {uuid: _identity(ask) for ask in asked if (uuid := ask.text(nvml.nvmlDeviceGetUUID))}
+    return {}
+
+
+def _handle(nvml: _Nvml, index: int) -> _Gpu | None:
+    with suppress(nvml.NVMLError):
+        return nvml.nvmlDeviceGetHandleByIndex(index)
+    return None
+
+
+def _identity(ask: _Inquiry) -> NvmlIdentity:
+    pci = ask.value(ask.nvml.nvmlDeviceGetPciInfo)
+    return NvmlIdentity(
+        pci_device_id=pci.pciDeviceId or None if pci else None,
+        core_count=ask.value(ask.nvml.nvmlDeviceGetNumGpuCores),
+        virtualization_mode=ask.value(ask.nvml.nvmlDeviceGetVirtualizationMode),
+    )
+
+
+def attestation(uuid: str, nonce: bytes) -> tuple[bytes, bytes]:
+    """Let a GPU sign its measurements over a nonce of 32 bytes; return the report and the certificates of the key that signed it.
+
+    Nothing is verified. Source: NVML's confidential computing calls, from Hopper on, on a card that is in a mode for it.
+
+    Raises:
+        SensorsLostError: there is no such GPU, or it gives no report; says why.
+    """
+    with _nvml() as nvml:
+        gpu = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        signed = nvml.nvmlDeviceGetConfComputeGpuAttestationReport(gpu, nonce)
+        chain = nvml.nvmlDeviceGetConfComputeGpuCertificate(gpu)
+        return (
+            bytes(signed.attestationReport[: signed.attestationReportSize]),
+            bytes(chain.attestationCertChain[: chain.attestationCertChainSize]),
+        )
 
 
 def nvml_status() -> str | None:

@@ -46,7 +46,7 @@ from harness.model import (
     TelemetrySample,
 )
 
-__all__ = ["measure", "measure_together", "now"]
+__all__ = ["answer_digest", "measure", "measure_together", "now"]
 
 _DIGESTED = 1 << 16  # elements of an answer that its digest covers, evenly spaced
 _ENTROPY_BYTES = 1 << 16
@@ -134,7 +134,7 @@ def _sit_down(job: Job, backend: Backend) -> tuple[_Seat | None, Outcome | None]
         first = case.run()
         backend.synchronize()
         right = case.check(first)
-        digest = _digest(first, backend)
+        digest = answer_digest(first, backend)
     except registry.Skip as skip:
         return None, Outcome(skipped=Skipped(job=job, reason=str(skip)))
     except Exception as err:  # noqa: BLE001 - whatever a benchmark raises is an outcome
@@ -388,7 +388,7 @@ def _says_something(sample: TelemetrySample) -> bool:
     return sample != TelemetrySample(at_s=sample.at_s)
 
 
-def _digest(answer: Any, backend: Backend) -> str:
+def answer_digest(answer: Any, backend: Backend) -> str:
     """Hash an answer: its shapes, types and up to 65,536 evenly spaced elements of each array."""
     state = hashlib.sha256()
     for part in answer if isinstance(answer, tuple) else (answer,):

@@ -1,6 +1,6 @@
-"""Ed25519 keys of a node, through `cryptography`: made, kept in a file of mode 0600, used for one purpose.
+"""Ed25519 keys of a node, through `cryptography`: made, kept in a file of mode 0600, used to sign.
 
-Promised: a signature binds the key's owner to exactly these bytes, as a report of this program and nothing else.
+Promised: a signature binds the key's owner to exactly these bytes, as one kind of document of this program and no other.
 Not promised: that the owner told the truth, or that the key was not copied.
 """
 
@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from harness.errors import MisuseError
 
-__all__ = ["HEX32", "Key", "is_signed_by", "keygen", "load_key"]
+__all__ = ["HEX32", "REPORT", "Key", "is_signed_by", "keygen", "load_key"]
 
 HEX32 = re.compile(r"[0-9a-f]{64}")
 _HEX64 = re.compile(r"[0-9a-f]{128}")
-_DOMAIN = b"harness.report/2\0"
+REPORT = b"harness.report/2\0"  # the domain of a report's signature: no signature of one kind of document passes for another's
 
 
 class Key:
@@ -40,9 +40,9 @@ class Key:
         """The public key, 64 hex digits: the node's identity."""
         return self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
-    def sign(self, digest: str) -> str:
-        """Return the signature of a report's digest, 128 hex digits."""
-        return self._private.sign(_DOMAIN + bytes.fromhex(digest)).hex()
+    def sign(self, digest: str, *, domain: bytes = REPORT) -> str:
+        """Return the signature of a digest, 128 hex digits; the domain says of what kind of document, a report by default."""
+        return self._private.sign(domain + bytes.fromhex(digest)).hex()
 
 
 def keygen(out: str | Path) -> str:
@@ -92,13 +92,13 @@ def load_key(path: str | Path) -> Key:
     return Key(private)
 
 
-def is_signed_by(public_hex: str, digest: str, signature_hex: str) -> bool:
-    """Tell whether this key signed this digest. Lower-case hex only: a second spelling is a changed byte."""
+def is_signed_by(public_hex: str, digest: str, signature_hex: str, *, domain: bytes = REPORT) -> bool:
+    """Tell whether this key signed this digest, for this kind of document. Lower-case hex only: a second spelling is a changed byte."""
     if not (HEX32.fullmatch(public_hex) and HEX32.fullmatch(digest) and _HEX64.fullmatch(signature_hex)):
         return False
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))
-        public.verify(bytes.fromhex(signature_hex), _DOMAIN + bytes.fromhex(digest))
+        public.verify(bytes.fromhex(signature_hex), domain + bytes.fromhex(digest))
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from harness.device.crosscheck import Check
 from harness.device.preflight import objections
 from harness.measure.compare import Comparison
 from harness.model import Device, Job, Measurement, Note, Outcome, Report, Score, Verdict
@@ -21,6 +22,7 @@ from harness.units import Quantity, energy_per_unit, engineering, quantity, rate
 __all__ = [
     "benchmark_markdown",
     "benchmark_table",
+    "checks_card",
     "comparison_table",
     "device_card",
     "fleet_tables",
@@ -87,6 +89,16 @@ def device_card(device: Device) -> RenderableType:
     mark = "  EMULATED: its rates mean nothing" if device.emulated else ""
     title = Text.assemble((device.selector, "bold cyan"), "  ", (device.name, "bold"), (mark, _BAD))
     return Group(title, grid)
+
+
+def checks_card(device: Device, checks: Sequence[Check]) -> RenderableType:
+    """Return what came of holding the views of a device against each other: the disagreements first, what nobody knows last."""
+    grid = Table.grid(padding=(0, 2))
+    for verdict, style in (("disagree", _BAD), ("agree", ""), ("unknown", "dim")):
+        for check in (c for c in checks if c.verdict == verdict):
+            said = "; ".join(f"{side}: {value}" for side, value in check.said.items() if value is not None)
+            grid.add_row(Text(f"  {verdict}", style=style), Text(check.name), Text(check.reason or said, style=style))
+    return Group(Text.assemble((device.selector, "bold cyan"), "  ", (device.name, "bold")), grid)
 
 
 def _caches(device: Device) -> str:

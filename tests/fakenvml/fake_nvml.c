@@ -203,6 +203,7 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, Gpu **out) {
 int nvmlDeviceGetPciInfo_v3(Gpu *gpu, PciInfo *out) {
     ASK(gpu);
     snprintf(out->id, sizeof out->id, "%s", gpu->bus);
+    out->device_id = gpu == gpus ? 0x233010de : 0x268410de;
     return OK;
 }
 int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *out) {
@@ -263,6 +264,24 @@ int nvmlDeviceGetComputeRunningProcesses_v3(Gpu *gpu, unsigned *count, Process *
     return OK;
 }
 
+/* Confidential computing: the first GPU signs a request of 37 bytes, which holds the nonce, and an answer; the second cannot. */
+typedef struct { uint32_t has_cec, size, cec_size; uint8_t nonce[32], report[0x2000], cec[0x1000]; } Attestation;
+typedef struct { uint32_t chain_size, attestation_size; uint8_t chain[0x1000], attestation[0x1400]; } Certificates;
+int nvmlDeviceGetConfComputeGpuAttestationReport(Gpu *gpu, Attestation *out) {
+    ASK(gpu);
+    if (gpu != gpus) return NOT_SUPPORTED;
+    memcpy(out->report, "\x11\xe0\x01\xff", 4);
+    memcpy(out->report + 4, out->nonce, 32);
+    memcpy(out->report + 37, "measurements", 12);
+    out->size = 49;
+    return OK;
+}
+int nvmlDeviceGetConfComputeGpuCertificate(Gpu *gpu, Certificates *out) {
+    ASK(gpu);
+    memcpy(out->attestation, "-----BEGIN", out->attestation_size = 10);
+    return OK;
+}
+
 /* Activity counters. As the real ones: each metric carries its own answer, and a GPU without them takes no sample. */
 int nvmlGpmQueryDeviceSupport(Gpu *gpu, GpmSupport *out) {
     ASK(gpu);
@@ -319,6 +338,8 @@ PAIR(nvmlDeviceGetMigMode, 0, 0)
 PAIR(nvmlDeviceGetPowerManagementLimitConstraints, 200000, 700000)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, 600000)
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, 700000)
+NUMBER(nvmlDeviceGetNumGpuCores, unsigned, gpu == gpus ? 132 * 128 : 128 * 128)
+NUMBER(nvmlDeviceGetVirtualizationMode, unsigned, 0)
 NUMBER(nvmlDeviceGetMemoryBusWidth, unsigned, 5120)
 NUMBER(nvmlDeviceGetPersistenceMode, unsigned, 1)
 NUMBER(nvmlDeviceGetDisplayActive, unsigned, 0)

@@ -1,0 +1,175 @@
+"""What a verifier and a prover say to each other over HTTP: small records in canonical JSON, each decoded strictly.
+
+The order of an epoch: the prover reads the `Notice`, sends a signed `Claim`, and at the opening gets its challenges; per device a `Commitment`,
+`Scans` where memory is to be read, answers to `Ping`s in between, `Steps` if there were any, and at last the file of a transcript.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from harness import codec
+from harness.model import Challenge, Params, Verdict
+from harness.proof.challenge import framed
+from harness.proof.signing import Key, is_signed_by
+
+__all__ = [
+    "CLAIM",
+    "PONG",
+    "Admission",
+    "Asked",
+    "Claim",
+    "Commitment",
+    "DeviceClaim",
+    "Notice",
+    "Opened",
+    "Ping",
+    "Pong",
+    "Results",
+    "Scans",
+    "Steps",
+    "Wait",
+    "pong_digest",
+    "sign_claim",
+    "signed_claim",
+]
+
+CLAIM, PONG = b"harness.claim/1\0", b"harness.pong/1\0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """The next epoch: when it opens, what it will ask, and the digest of the number that its seeds will come from."""
+
+    schema: Literal["harness.epoch/1"]
+    epoch: int
+    nonce_digest: str
+    opens_in_s: float
+    closes_in_s: float  # for claims
+    params: Params
+    pings: int  # to each device, during its work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceClaim:
+    """A device that is to be challenged, and what it is claimed to do at least; None claims nothing and is held to nothing."""
+
+    uuid: str
+    operations_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """All the devices that a provider has, to be challenged in one slot, signed for this epoch alone."""
+
+    schema: Literal["harness.claim/1"]
+    provider: str  # public key
+    epoch: int
+    nonce_digest: str
+    devices: tuple[DeviceClaim, ...]
+    signature: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """The name of a session, known to this prover alone."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The challenges of a slot, one a device, all from one nonce, which is now told."""
+
+    nonce: str
+    challenges: tuple[Challenge, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """The root over all the work of one device. The verifier's clock stops when it has arrived."""
+
+    device_uuid: str
+    commitment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scans:
+    """The roots of the scans of one device's memory."""
+
+    device_uuid: str
+    scan_roots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is wanted next: scans with this key, or the openings that this nonce chooses."""
+
+    scan_key: str | None = None
+    asked: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Asks to be pinged while a device works."""
+
+    device_uuid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """A number to sign at once, with the newest root; None: there is nothing more to come."""
+
+    nonce: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """How far a device is: the last step that is done and the root over its rows; step 0 has none."""
+
+    device_uuid: str
+    nonce: str
+    step: int
+    root: str | None
+    signature: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """The root of every step of one device, by which its pongs are held to its commitment; wanted where it was pinged."""
+
+    device_uuid: str
+    roots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What came of an epoch, one verdict a claimed device: who did not answer has one, too."""
+
+    schema: Literal["harness.results/1"]
+    epoch: int
+    verdicts: tuple[Verdict, ...]
+
+
+def _claim_digest(claim: Claim) -> str:
+    return codec.digest(replace(claim, signature=None))
+
+
+def sign_claim(claim: Claim, key: Key) -> Claim:
+    """Return the claim with this key's signature."""
+    named = replace(claim, provider=key.public_hex, signature=None)
+    return replace(named, signature=key.sign(_claim_digest(named), domain=CLAIM))
+
+
+def signed_claim(claim: Claim) -> bool:
+    """Tell whether a claim is signed by the provider that it names."""
+    signature = claim.signature or ""
+    return is_signed_by(claim.provider, _claim_digest(claim), signature, domain=CLAIM)
+
+
+def pong_digest(device_uuid: str, nonce: str, step: int, root: str | None) -> str:
+    """Return the digest that a pong's signature is of."""
+    parts = (device_uuid.encode(), bytes.fromhex(nonce), step.to_bytes(8, "big"), (root or "").encode())
+    return hashlib.sha256(framed(parts)).hexdigest()
