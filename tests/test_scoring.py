@@ -619,9 +619,11 @@ DOORS = {"exact"}  # where a measured float becomes exact
 NO_MONEY = {
     "anchor",
     "capability",
+    "consensus",
     "evidence",
     "fleet",
     "frame",
+    "governance",
     "market_model",
     "parquet",
     "placement",

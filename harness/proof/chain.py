@@ -147,7 +147,9 @@ class Chain:
         n = self._task.n
         key, lane = stream(self._seed, label)
         words = self._backend.xp.empty(n * n // 4, dtype=np.uint32)
-        _filler(self._backend)(n * n // 16, np.uint64(key), np.uint64(lane), np.uint64(0), words)
+        _filler(self._backend)(  # type: ignore[arg-type]  # every device is hashable, as an object
+            n * n // 16, np.uint64(key), np.uint64(lane), np.uint64(0), words
+        )
         return words.view(np.uint8).reshape(n, n)
 
     def first(self) -> Array:
