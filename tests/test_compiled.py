@@ -22,6 +22,7 @@ import sass
 import harness.device
 import harness.inference
 import harness.kernels
+import harness.proof
 from harness.device.backend import CudaSource
 
 pytestmark = [
@@ -62,7 +63,7 @@ def _members(name: str, value: object) -> Iterator[tuple[str, CudaSource]]:
 def sources() -> dict[str, CudaSource]:
     """Find every CUDA source that stands in a module of ours; one that several modules name, once."""
     found: dict[str, CudaSource] = {}
-    for package in (harness.kernels, harness.device, harness.inference):
+    for package in (harness.kernels, harness.device, harness.inference, harness.proof):
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             for constant, value in vars(importlib.import_module(info.name)).items():
                 for name, source in _members(f"{info.name}.{constant}", value):
