@@ -464,9 +464,9 @@ KNOWN_BY = {  # what some of them are refused for, and where
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_at_once_and_in_few_words(name: str) -> None:
     data = hostile(name)
-    began = time.monotonic()
+    began = time.process_time()
     fault = refusal(data)
-    assert time.monotonic() - began < AT_ONCE_S
+    assert time.process_time() - began < AT_ONCE_S
     assert len(str(fault)) < 700
     path, what = KNOWN_BY.get(name, (fault.path, fault.what))
     assert fault.path == path
@@ -477,10 +477,10 @@ def test_a_file_beyond_the_largest_is_refused_unparsed(tmp_path: Path) -> None:
     file = tmp_path / "large.json"
     with file.open("wb") as out:
         out.truncate(65 << 20)
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ForgeryError, match="bytes are more than the 67108864 a document may have"):
         codec.read(file, Report)
-    assert time.monotonic() - began < AT_ONCE_S
+    assert time.process_time() - began < AT_ONCE_S
 
 
 def test_a_large_honest_record_is_read() -> None:
