@@ -10,6 +10,9 @@ journal, with another sync. On one device it is the time from one result to the 
 once the cores are the limit, so it is the time of the whole run less that of the same processes started by as many threads as there are
 cores, without Ray, scheduler, spool and journal, divided by the number of measurements.
 
+A cluster at rest is not idle: its daemons poll, and on one machine all of them do so on the same cores. How much of the cores that takes is
+printed; of the overhead all at once it is a part that grows with the nodes of a machine, not with its measurements.
+
 The plain tasks do the same measurements the way Ray's own documentation would: `num_gpus=1, max_calls=1`, a new worker for each, no retries.
 The last part measures nothing at all, so that what is left is the cost of a result.
 """
@@ -226,8 +229,22 @@ def through_plain_tasks(ray: Any, found: Sequence[Inventory], count: int) -> flo
     return count / (time.monotonic() - began)
 
 
+def busy_s() -> float:
+    """Return the processor time that this machine has spent on anything since its start, all cores together."""
+    user, nice, system = Path("/proc/stat").read_text().split()[1:4]
+    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def share_at_rest(rest_s: float = 10.0) -> float:
+    """Return the share of all cores that is in use while nothing is asked of the cluster."""
+    began_s, before_s = time.monotonic(), busy_s()
+    time.sleep(rest_s)
+    return (busy_s() - before_s) / (time.monotonic() - began_s) / (os.cpu_count() or 1)
+
+
 def measure(ray: Any, args: argparse.Namespace) -> Iterator[Row]:
     found = [i for i in inspect_on_ray(ray, lease=FakeLease) if i.node.name != "head"]
+    yield Row(what=f"the cores in use while {len(found)} nodes are at rest", value=f"{100 * share_at_rest():.0f} %")
     alone = through_leases(ray, found[:1], 5 * args.each, TellingLease).overheads_s
     yield Row(what="overhead a measurement, one device", value=f"median {1e3 * statistics.median(alone):.1f} ms")
     run = through_leases(ray, found, args.each, TellingLease)

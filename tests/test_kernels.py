@@ -24,6 +24,10 @@ ANY_DEVICE = Device(
 BRIEF = Effort(warmup_s=0.0, budget_s=0.02, sample_s=1e-6, samples=2, rounds_min=2, rounds_max=3)
 
 
+def smallest(bench: registry.Benchmark) -> Params:
+    return next(params for _, b, params in recording.cells(ANY_DEVICE) if b == bench)
+
+
 every_cell = pytest.mark.parametrize(
     ("bench", "params"), [pytest.param(b, p, id=name) for name, b, p in recording.cells(ANY_DEVICE)]
 )
@@ -162,8 +166,22 @@ def test_axes_begin_with_the_smallest_and_quick_names_only_what_they_hold(bench:
 
 @every_cell
 def test_a_measurement_survives_the_wire_and_has_a_headline(
-    bench: registry.Benchmark, params: Params, backend: Backend
+    bench: registry.Benchmark, params: Params, cpu: Backend
 ) -> None:
+    survives(bench, params, cpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("bench", "params"),
+    [pytest.param(b, p, id=name) for name, b, p in recording.cells(ANY_DEVICE) if p == smallest(b)],
+)
+def test_a_measurement_on_a_gpu_survives_the_wire(bench: registry.Benchmark, params: Params, cuda: Backend) -> None:
+    """One cell of each: what a record holds does not depend on the others' parameters, and an emulator is slow."""
+    survives(bench, params, cuda)
+
+
+def survives(bench: registry.Benchmark, params: Params, backend: Backend) -> None:
     job = Job(
         benchmark=bench.name,
         version=bench.version,
