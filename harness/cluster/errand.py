@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from harness import registry
+from harness.cluster import board
 from harness.cluster.lease import Lease, Order
 from harness.cluster.plan import batches, deadline_s
 from harness.cluster.signals import Lane, Patience, Start
@@ -78,6 +80,7 @@ class Orders:
     together: bool = False  # the GPUs of a node start each batch at the same moment
     patience: Patience = field(default_factory=Patience)
     lease: Callable[[Sequence[DeviceKind]], Lease] = Lease
+    live: Path | None = None  # the folder to pin each moment in, where it is of the same machine as the devices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class Desk:
             peers=self.errand.peers(first),
             idle_w=self.errand.idle_w(first),
             alone=not self.orders.force,
+            live=str(board.place(self.orders.live, self.device)) if self.orders.live else None,
         )
 
     def hindrance_on_ray(self, job: Job) -> str | None:
