@@ -1,0 +1,87 @@
+"""Telemetry as a drawing: power, clock and temperature over each other, and what ran, on one axis of time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from harness.render.report.figure import TONES, Figure, Grid, Spec, axis, panel, rows_panel
+from harness.render.report.views import Trace
+from harness.render.report.words import number
+
+__all__ = ["trace_figure"]
+
+
+def trace_figure(trace: Trace) -> Figure:
+    """Draw telemetry over time, with the benchmarks on the same clock."""
+    said = "Seconds since the first measurement was set up; benchmarks are placed to about a second."
+    bands = [{"x": b.start_s, "end": b.end_s, "why": b.reasons, "colour": TONES[b.tone]} for b in trace.bands]
+    x: Spec = {"field": "x", "type": "quantitative", "scale": {"domain": [0, trace.end_s], "nice": False}}
+    panels = tuple(_telemetry(trace, bands, x))
+    lanes = (_lanes(trace, bands, x),) if trace.lanes else ()
+    if bands:
+        said += " Shaded: the hardware held itself back, orange by a limit of power, red by heat or supply."
+    missing = tuple(f"Not drawn, {m}." for m in trace.missing)
+    if not panels:
+        said = "No sensor told power, clock or temperature; what ran is drawn alone. " + said
+    return Figure(title="Telemetry", said=said, panels=(*panels, *lanes), grid=_told(trace), notes=missing)
+
+
+def _telemetry(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Iterator[Spec]:
+    for field, title in (("power_w", "W"), ("clock_mhz", "MHz"), ("temperature_c", "°C")):
+        values = [{"x": s.at_s, "y": v} for s in trace.samples if (v := getattr(s, field)) is not None]
+        if not values:
+            continue
+        y: Spec = {
+            "field": "y",
+            "type": "quantitative",
+            "scale": {"zero": field == "power_w"},
+            "axis": axis(title, tickCount=4),
+        }
+        bare: Spec = {**x, "axis": axis("", labels=False, ticks=False)}
+        layers: list[Spec] = [_shade(bands, bare)] if bands else []
+        if field == "power_w" and trace.power_limit_w:
+            layers.append({"data": {"values": [{"y": trace.power_limit_w}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": "var(--bad)"}, "encoding": {"y": y}})  # fmt: skip
+        tips = [{"field": "x", "title": "s", "format": ".1f"}, {"field": "y", "title": title, "format": ".4~r"}]
+        layers.append({"data": {"values": values}, "mark": {"type": "line", "color": "var(--series-1)", "strokeWidth": 1.5, "point": {"size": 6, "color": "var(--series-1)"}}, "encoding": {"x": bare, "y": y, "tooltip": tips}})  # fmt: skip
+        yield panel(f"{title} over time", 96, layers, in_time=True)
+
+
+def _shade(bands: list[dict[str, Any]], x: Spec) -> Spec:
+    return {
+        "data": {"values": bands},
+        "mark": {"type": "rect", "opacity": 0.22},
+        "encoding": {"x": x, "x2": {"field": "end"}, "color": {"field": "colour", "type": "nominal", "scale": None}, "tooltip": [{"field": "why", "title": "held back by"}]},
+    }  # fmt: skip
+
+
+def _lanes(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Spec:
+    bars = [
+        {"row": i, "x": lane.start_s, "end": lane.end_s, "name": lane.label, "state": lane.state}
+        for i, lane in enumerate(trace.lanes)
+    ]
+    ticks = [{"row": i, "x": at} for i, lane in enumerate(trace.lanes) for at in lane.rounds_s]
+    timed: Spec = {**x, "axis": axis("seconds", tickCount=6)}
+    layers: list[Spec] = [
+        {"data": {"values": bars}, "mark": {"type": "bar", "height": 8, "yOffset": 7, "opacity": 0.3, "color": "var(--series-1)"}, "encoding": {"x": {}, "x2": {"field": "end"}, "tooltip": [{"field": "name", "title": "benchmark"}, {"field": "state", "title": "state"}]}},
+        {"data": {"values": ticks}, "mark": {"type": "tick", "thickness": 1, "size": 8, "yOffset": 7, "color": "var(--series-1)"}, "encoding": {"x": {}}},
+    ]  # fmt: skip
+    drawn = rows_panel("When each benchmark ran", [lane.label for lane in trace.lanes], layers, timed)
+    shaded = [_shade(bands, timed), *drawn["layer"]] if bands else drawn["layer"]
+    return {**drawn, "layer": shaded, "padding": {"left": 46, "right": 5, "top": 5, "bottom": 5}}
+
+
+def _told(trace: Trace) -> Grid:
+    rows = []
+    for field, title, unit in (
+        ("power_w", "power", "W"),
+        ("clock_mhz", "clock", "MHz"),
+        ("temperature_c", "temperature", "°C"),
+    ):
+        values = [v for s in trace.samples if (v := getattr(s, field)) is not None]
+        if values:
+            rows.append(
+                (title, *(f"{number(v)} {unit}" for v in (min(values), sum(values) / len(values), max(values))))
+            )
+    rows += [(f"held back by {b.reasons}", f"{b.start_s:.1f} s", "to", f"{b.end_s:.1f} s") for b in trace.bands[:20]]
+    return Grid(("what", "least", "mean of what is drawn", "most"), tuple(rows))
