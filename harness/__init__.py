@@ -1,6 +1,6 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
-Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
+Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `report`, `verify`, `keygen`,
 `schema`, `doctor`, `watch`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
 is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.proof.verify import verify
     from harness.registry import Case, Skip, Work, benchmark
     from harness.registry import find as list  # noqa: A004 - the command's name
+    from harness.render.report import report
     from harness.scoring.costs import Costs, load_costs
     from harness.scoring.evidence import fleet, load, price, quote, score
     from harness.scoring.market_model import Features, MarketModel
@@ -61,6 +62,7 @@ _HOMES = {
     "harness.proof.signing": ("keygen",),
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
+    "harness.render.report": ("report",),
     "harness.scoring.costs": ("Costs", "load_costs"),
     "harness.scoring.evidence": ("fleet", "load", "price", "quote", "score"),
     "harness.scoring.market_model": ("Features", "MarketModel"),
@@ -117,6 +119,7 @@ __all__ = [
     "quote",
     "recompute",
     "refit",
+    "report",
     "run",
     "schema",
     "score",

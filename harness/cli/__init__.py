@@ -20,6 +20,7 @@ from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.proof import audit, challenge, check, prove
+from harness.cli.report import report
 from harness.cli.run import run
 from harness.cli.serve_bench import serve_bench
 from harness.cli.shape import Sections, show_version, with_examples
@@ -69,6 +70,7 @@ for command in (
     score,
     quote,
     compare,
+    report,
     verify,
     keygen,
     schema,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from harness.render.report.views import Tone
 
-__all__ = ["CONFIG", "TONES", "Figure", "Grid", "Spec", "axis", "panel", "rows_panel"]
+__all__ = ["CONFIG", "TONES", "Figure", "Grid", "Spec", "axis", "decades", "panel", "rows_panel"]
 
 Spec = Mapping[str, Any]
 
@@ -70,6 +71,12 @@ class Figure:
     panels: tuple[Spec, ...] = ()
     grid: Grid | None = None
     notes: tuple[str, ...] = ()
+    notes_title: str = "Notes"
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Return the powers of ten around a range: ticks of a logarithmic axis that does not become a curtain."""
+    return [10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
 
 
 def axis(title: str, *, limit_px: int | None = None, **more: Any) -> dict[str, Any]:
@@ -91,27 +98,47 @@ def panel(description: str, height_px: int, layers: Sequence[Spec], *, in_time: 
     }
 
 
-def rows_panel(description: str, labels: Sequence[str], layers: Sequence[Spec], x: Spec) -> Spec:
+def rows_panel(  # noqa: PLR0913 - two of them are for rows in time alone
+    description: str,
+    labels: Sequence[str],
+    layers: Sequence[Spec],
+    x: Spec,
+    *,
+    names: Sequence[Spec] = (),
+    in_time: bool = False,
+) -> Spec:
     """Return a drawing with a row for each label, which stands over its marks: so that long names fit on a phone.
 
-    The layers encode `y` by the field `row`, the label's number; `x` is how the field that places each label at the left is scaled.
+    `names` are layers that write the labels elsewhere. The layers encode `y` by the field `row`, the label's number; `x` is how the field that places each label at the left is scaled.
     """
-    names = {
-        "data": {"values": [{"row": i, "label": label} for i, label in enumerate(labels)]},
-        "mark": {"type": "text", "align": "left", "baseline": "middle", "dy": -9, "x": 0, "limit": 330},
-        "encoding": {"y": row_axis(len(labels)), "text": {"field": "label"}},
-    }
-    filled = [layer for layer in layers if layer["data"]["values"]]  # a mark without data has no extent
-    placed = [{**layer, "encoding": {"y": row_axis(len(labels)), **layer["encoding"]}} for layer in filled]
-    shared = [{**layer, "encoding": {**layer["encoding"], "x": {**x, **layer["encoding"]["x"]}}} for layer in placed]
-    return panel(description, _ROW_PX * len(labels) + 4, [*shared, names])
+    ordinal = row_axis(len(labels), in_time=in_time)
+    named = names or (
+        {
+            "data": {"values": [{"row": i, "label": label} for i, label in enumerate(labels)]},
+            "mark": {"type": "text", "align": "left", "baseline": "middle", "dy": -9, "x": 0, "limit": 330},
+            "encoding": {"text": {"field": "label"}},
+        },
+    )
+    placed = [
+        {**layer, "encoding": {"y": ordinal, **layer["encoding"]}}
+        for layer in (*layers, *named)
+        if layer["data"]["values"]
+    ]  # a mark without data has no extent
+    shared = [
+        {**layer, "encoding": {**layer["encoding"], "x": {**x, **layer["encoding"]["x"]}}}
+        if "x" in layer["encoding"]
+        else layer
+        for layer in placed
+    ]
+    return panel(description, _ROW_PX * len(labels) + 4, shared, in_time=in_time)
 
 
-def row_axis(count: int) -> Spec:
-    """Return the axis of numbered rows, which has nothing to say itself."""
+def row_axis(count: int, *, in_time: bool = False) -> Spec:
+    """Return the axis of numbered rows, which has nothing to say itself, but takes the room of one that has."""
+    blank = {"labels": False, "ticks": False, "domain": False, "grid": False, "title": " "}
     return {
         "field": "row",
         "type": "ordinal",
-        "axis": None,
+        "axis": blank if in_time else None,
         "scale": {"domain": list(range(count)), "paddingInner": 0, "paddingOuter": 0},
     }

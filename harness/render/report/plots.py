@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from harness.render.report.figure import TONES, Figure, Grid, Spec, axis, panel, rows_panel
+from harness.render.report.figure import TONES, Figure, Grid, Spec, axis, decades, panel, rows_panel
 from harness.render.report.views import Bill, Roof, RoofPoint, RoundsRow, Stairs, Standing
 from harness.render.report.words import binary, money, number, percent, shown, signed_percent
 
 __all__ = ["bill_figure", "roof_figure", "rounds_figure", "stairs_figure", "standing_figure"]
 
+_LEAST_NS = 1e-3  # a logarithm needs one
 _WIDEST = 0.6  # of a deviation that is drawn to scale
 
 
@@ -33,12 +34,13 @@ def standing_figure(standings: Sequence[Standing]) -> Figure:
         {"row": i, "value": s.cu_per_hour, "high": s.high_cu_per_hour or s.cu_per_hour, "name": "this device", "told": number(s.cu_per_hour or 0)}
         for i, s in enumerate(scored)
     ]  # fmt: skip
+    reach = [*(p.cu_per_hour for s in scored for p in s.peers), *(s.cu_per_hour or 1.0 for s in scored)]
     tips = [{"field": "name", "title": "card"}, {"field": "told", "title": scored[0].unit}]
     x: Spec = {
         "field": "value",
         "type": "quantitative",
         "scale": {"type": "log"},
-        "axis": axis(f"{scored[0].unit}, log scale", tickCount=5),
+        "axis": axis(f"{scored[0].unit}, log scale", values=decades(min(reach), max(reach))),
     }
     layers = [
         {"data": {"values": peers}, "mark": {"type": "point", "filled": True, "size": 42, "opacity": 0.45, "color": "var(--muted)"}, "encoding": {"x": {}, "tooltip": tips}},
@@ -59,6 +61,7 @@ def standing_figure(standings: Sequence[Standing]) -> Figure:
         panels=(drawn,),
         grid=Grid(("workload", scored[0].unit, "standing"), rows),
         notes=lacking,
+        notes_title="Workloads without a score",
     )
 
 
@@ -82,13 +85,13 @@ def roof_figure(roof: Roof) -> Figure:
         "field": "x",
         "type": "quantitative",
         "scale": {"type": "log", "nice": False},
-        "axis": axis("operations per byte", tickCount=6),
+        "axis": axis("operations per byte", values=decades(first, 2 * last)),
     }
     y: Spec = {
         "field": "y",
         "type": "quantitative",
         "scale": {"type": "log"},
-        "axis": axis("FLOP/s", format="~s", tickCount=5),
+        "axis": axis("FLOP/s", format="~s", values=decades(*_heights(roof))),
     }
     colour: Spec = {"field": "type", "type": "nominal", "title": None}
     tips = [
@@ -98,7 +101,7 @@ def roof_figure(roof: Roof) -> Figure:
     layers = [
         {"data": {"values": lines}, "mark": {"type": "line", "strokeWidth": 2}, "encoding": {"x": x, "y": y, "color": colour}},
         {"data": {"values": dots}, "mark": {"type": "point", "filled": True, "opacity": 1, "size": 70}, "encoding": {"x": x, "y": y, "color": colour, "tooltip": tips}},
-        {"data": {"values": dots}, "mark": {"type": "text", "dy": -10, "fontSize": 10}, "encoding": {"x": x, "y": y, "text": {"field": "n"}}},
+        {"data": {"values": list(_numbers(roof.points))}, "mark": {"type": "text", "dy": -11, "fontSize": 10}, "encoding": {"x": x, "y": y, "text": {"field": "n"}}},
     ]  # fmt: skip
     ridges = "; ".join(f"{p.dtype}: {shown(p.flops_per_s, 'FLOP/s')} ({p.source}), ridge at {number(p.flops_per_s / bandwidth)} operations a byte" for p in roof.peaks)  # fmt: skip
     said = f"The roof is what this device did itself in this session: {shown(bandwidth, 'B/s')} ({roof.bandwidth_source}); {ridges}. Numbers are those of the table."
@@ -112,7 +115,24 @@ def roof_figure(roof: Roof) -> Figure:
         panels=(panel("Roofline with every kernel", 340, layers),),
         grid=grid,
         notes=roof.left_out,
+        notes_title="Without a place on a roofline",
     )
+
+
+def _heights(roof: Roof) -> tuple[float, float]:
+    rates = [*(p.flops_per_s for p in roof.points), *(p.flops_per_s for p in roof.peaks)]
+    return min(rates), max(rates)
+
+
+def _numbers(points: Sequence[RoofPoint]) -> Iterator[dict[str, Any]]:
+    """Yield the numbers beside the points; of those that would be written over each other, one list."""
+    near: dict[tuple[int, int], list[RoofPoint]] = {}
+    for p in points:
+        place = round(math.log2(p.flops_per_byte) * 2), round(math.log2(p.flops_per_s) * 1.5)
+        near.setdefault(place, []).append(p)
+    for together in near.values():
+        top = max(together, key=lambda p: p.flops_per_s)
+        yield {"x": top.flops_per_byte, "y": top.flops_per_s, "n": ", ".join(str(p.number) for p in together)}
 
 
 def _reach(roof: Roof) -> tuple[float, float]:
@@ -129,11 +149,12 @@ def stairs_figure(stairs: Stairs) -> Figure:
     title = "Latency staircase"
     if not stairs.steps:
         return Figure(title=title, said="The latency of memory was not measured: `chase` does.")
-    dots = [
+    dots: list[dict[str, Any]] = [
         {"x": s.size_bytes, "y": s.latency_s * 1e9, "low": s.low_s * 1e9, "high": s.high_s * 1e9, "size": f"{binary(s.size_bytes)}B", "told": shown(s.latency_s, "s/hop")}
         for s in stairs.steps
         if math.isfinite(s.high_s)
     ]  # fmt: skip
+    ends = [max(d[end], _LEAST_NS) for d in dots for end in ("low", "high")] or [1.0]
     caches = [{"x": size, "name": name} for name, size in stairs.caches]
     x: Spec = {
         "field": "x",
@@ -141,7 +162,12 @@ def stairs_figure(stairs: Stairs) -> Figure:
         "scale": {"type": "log", "base": 2, "nice": False},
         "axis": axis("working set", labelExpr=_BINARY, tickCount=7),
     }
-    y: Spec = {"field": "y", "type": "quantitative", "scale": {"type": "log"}, "axis": axis("ns a hop", tickCount=5)}
+    y: Spec = {
+        "field": "y",
+        "type": "quantitative",
+        "scale": {"type": "log"},
+        "axis": axis("ns a hop", format="~g", values=decades(min(ends), max(ends))),
+    }
     tips = [{"field": "size", "title": "working set"}, {"field": "told", "title": "latency"}]
     own: Spec = {"values": dots}
     layers: list[Spec] = [

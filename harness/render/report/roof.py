@@ -82,6 +82,8 @@ def _limit(m: Measurement, bandwidth: float | None, peak: float | None, *, in_me
 
 def _from_memory(device: Device, m: Measurement) -> bool:
     """Tell whether a kernel's data came from memory: from a cache it comes faster, and memory's roof is not its own."""
+    if device.emulated:  # an emulator has no caches, whatever it says, and is given work that would fit into any
+        return True
     caches = max((size for size in (device.l2_bytes, device.l3_bytes) if size), default=0)
     held = m.footprint_bytes if m.footprint_bytes is not None else m.work.bytes_moved
     return m.cache != "hot" and held > caches
@@ -100,7 +102,7 @@ def _left_out(device: Device, sound: Sequence[Measurement], bandwidth: float | N
         elif m.work.flops:
             yield f"{told}; it moves no data"
         else:
-            yield f"{told}; counted in {m.work.item}s, not in operations"
+            yield f"{told}; counted by the {m.work.item}, not in operations"
 
 
 def _intensity(m: Measurement) -> float:

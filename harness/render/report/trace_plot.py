@@ -11,6 +11,8 @@ from harness.render.report.words import number
 
 __all__ = ["trace_figure"]
 
+_LATE = 0.5  # of the width, from where on a name is written to the left
+
 
 def trace_figure(trace: Trace) -> Figure:
     """Draw telemetry over time, with the benchmarks on the same clock."""
@@ -38,7 +40,7 @@ def _telemetry(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Iterator[S
             "scale": {"zero": field == "power_w"},
             "axis": axis(title, tickCount=4),
         }
-        bare: Spec = {**x, "axis": axis("", labels=False, ticks=False)}
+        bare: Spec = {**x, "axis": axis("", labels=False, ticks=False, tickCount=6)}
         layers: list[Spec] = [_shade(bands, bare)] if bands else []
         if field == "power_w" and trace.power_limit_w:
             layers.append({"data": {"values": [{"y": trace.power_limit_w}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": "var(--bad)"}, "encoding": {"y": y}})  # fmt: skip
@@ -66,9 +68,26 @@ def _lanes(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Spec:
         {"data": {"values": bars}, "mark": {"type": "bar", "height": 8, "yOffset": 7, "opacity": 0.3, "color": "var(--series-1)"}, "encoding": {"x": {}, "x2": {"field": "end"}, "tooltip": [{"field": "name", "title": "benchmark"}, {"field": "state", "title": "state"}]}},
         {"data": {"values": ticks}, "mark": {"type": "tick", "thickness": 1, "size": 8, "yOffset": 7, "color": "var(--series-1)"}, "encoding": {"x": {}}},
     ]  # fmt: skip
-    drawn = rows_panel("When each benchmark ran", [lane.label for lane in trace.lanes], layers, timed)
-    shaded = [_shade(bands, timed), *drawn["layer"]] if bands else drawn["layer"]
-    return {**drawn, "layer": shaded, "padding": {"left": 46, "right": 5, "top": 5, "bottom": 5}}
+    labels = [lane.label for lane in trace.lanes]
+    names = [_names(trace, at_end=at_end) for at_end in (False, True)]
+    drawn = rows_panel("When each benchmark ran", labels, layers, timed, names=names, in_time=bool(trace.samples))
+    return {**drawn, "layer": [_shade(bands, timed), *drawn["layer"]] if bands else drawn["layer"]}
+
+
+def _names(trace: Trace, *, at_end: bool) -> Spec:
+    """Write each lane's name where it begins, or, where that is far to the right, up to where it ends."""
+    late = [lane.start_s > trace.end_s * _LATE for lane in trace.lanes]
+    values = [
+        {"row": i, "x": lane.end_s if at_end else lane.start_s, "label": lane.label}
+        for i, lane in enumerate(trace.lanes)
+        if late[i] is at_end
+    ]
+    align = {"align": "right" if at_end else "left", "baseline": "middle", "dy": -9, "limit": 300}
+    return {
+        "data": {"values": values},
+        "mark": {"type": "text", **align},
+        "encoding": {"x": {}, "text": {"field": "label"}},
+    }
 
 
 def _told(trace: Trace) -> Grid:

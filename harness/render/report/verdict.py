@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.model import Device, Measurement, Note, Outcome, State
 from harness.render.report.standing import FAMILIES, against_middle
@@ -60,17 +60,23 @@ def tone_of(state: str) -> Tone:
 def verdict(seen: Evidence) -> VerdictView:
     """Return the verdict on a device: a word, the findings that matter most, and then all of them."""
     order = {"bad": 0, "fair": 1, "good": 2, "plain": 3}
-    findings = sorted((f for f in _findings(seen) if f), key=lambda f: order[f.tone])
+    findings = sorted((_begun(f) for f in _findings(seen) if f), key=lambda f: order[f.tone])
     word, tone = _word(seen, findings)
     shorts = [f.short for f in findings if f.short][:_TOLD]
     return VerdictView(tone=tone, word=word, headline="; ".join([word, *shorts]), findings=tuple(findings))
 
 
+def _begun(finding: Finding) -> Finding:
+    said = finding.sentence
+    return replace(finding, sentence=said[:1].upper() + said[1:])
+
+
 def _word(seen: Evidence, findings: Sequence[Finding]) -> tuple[str, Tone]:
-    if any(f.tone == "bad" for f in findings):
-        return "Ill", "bad"
+    ill = any(f.tone == "bad" for f in findings)
     if seen.emulated:
-        return "Emulated: this shows that the code runs, not how fast a device is", "plain"
+        return "Emulated: this shows that the code runs, not how fast a device is", "bad" if ill else "plain"
+    if ill:
+        return "Ill", "bad"
     if not seen.measured:
         return "Not measured", "plain"
     if any(f.tone == "fair" and not f.short.startswith("restless") for f in findings):
@@ -93,7 +99,9 @@ def _findings(seen: Evidence) -> Iterator[Finding | None]:
 
 def _because(what: str, causes: Sequence[str]) -> str:
     told = "; ".join(tame(c) for c in causes)
-    return f"{what}. May explain it: {told}." if told else f"{what}. This report does not tell why."
+    if told:
+        return f"{what}. May explain it: {told}."
+    return f"{what}. Nothing in this report explains it." if " median of its " in what else f"{what}."
 
 
 def _notes(seen: Evidence) -> Iterator[Finding]:
