@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from harness.cli.follow import LOOKS_PER_S
 from harness.cluster import board
 from harness.cluster.plan import expected_s, plan
 from harness.cluster.session import Outlook
@@ -145,6 +147,25 @@ def test_a_fleet_has_one_line_a_device_and_the_rest_is_counted(width: int) -> No
 
 def test_a_terminal_without_unicode_gets_a_bar_that_it_can_show() -> None:
     assert all(line.isascii() for line in drawn(tally_of(replace(GPU, sensors={})), 1.0, 60, ascii_only=True))
+
+
+def test_drawing_takes_a_small_part_of_a_cpu() -> None:
+    gpus = [replace(GPU, uuid=f"GPU-{n}", selector=f"cuda:{n}") for n in range(8)]
+    tally = tally_of(*gpus)
+    looks = 50
+    drawn(tally, 0.0, 160)
+    began_s = time.process_time()
+    for now_s in range(looks):
+        drawn(tally, float(now_s), 160)
+    assert (time.process_time() - began_s) / (looks / LOOKS_PER_S) < 0.02
+
+
+def test_a_device_whose_sensors_are_silent_says_so_although_it_was_asked() -> None:
+    tally = at_work()
+    (job, *_) = tally.lanes[0].waiting
+    tally.started(job, 7.0)
+    tally.heard({CPU.uuid: Moment(at_s=7.0, job=job, phase="measuring", sample=TelemetrySample(at_s=1.0))})
+    assert "no sensors answer" in "\n".join(drawn(tally, 8.0, 160))
 
 
 def test_times_and_courses_are_told_shortly() -> None:

@@ -65,7 +65,7 @@ def test_ctrl_c_in_the_middle_gives_the_terminal_back() -> None:
 
 @pytest.mark.slow  # a real run: it starts the processes that measure
 def test_ctrl_c_in_a_real_run_saves_what_was_measured(tmp_path: Path) -> None:
-    command = ["-m", "harness", "run", "launch", "--device", "cpu", "--preset", "full", "--out", tmp_path]
+    command = ["-m", "harness", "run", "launch", "--device", "cpu", "--out", tmp_path]
     with Terminal(command, columns=100) as terminal:
         terminal.until("warming up")
         terminal.press("\x03")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from harness.cluster.session import Outlook
 
-__all__ = ["follower"]
+__all__ = ["LOOKS_PER_S", "follower"]
 
-_LOOKS_PER_S = 2  # each costs a few milliseconds of a CPU that may be what is measured
+LOOKS_PER_S = 2  # each costs a few milliseconds of a CPU that may be what is measured
 
 
 def follower(console: Console, live: Path | None) -> Lines | Screen:
@@ -81,7 +81,7 @@ class Screen:
         self._live = Live(
             console=console,
             get_renderable=self._draw,
-            refresh_per_second=_LOOKS_PER_S,
+            refresh_per_second=LOOKS_PER_S,
             transient=True,
             redirect_stdout=False,  # what Ray's threads print must not come to light here
             redirect_stderr=False,

@@ -137,9 +137,9 @@ def _doing(lane: Lane) -> Text:
 def _told(lane: Lane, now_s: float) -> Text:
     if not lane.jobs_left:
         return Text()
-    if lane.sample is None:
+    told = sensed(lane.sample) if lane.sample else Text()
+    if not told.plain:
         return Text(silence(lane.device) or "", style="dim")
-    told = sensed(lane.sample)
     age_s = lane.age_s(now_s)
     if age_s is not None:
         told.append(f"  {clock(age_s)} ago", style="dim")
