@@ -10,12 +10,14 @@ from harness.render.report.words import money, tame
 
 __all__ = ["bill"]
 
+_WORDS = (("_flops_per_s", " rate"), ("memory_bytes_per_s", "memory bandwidth"), ("memory_bytes", "memory size"))
+
 
 def bill(quote: Quote) -> Bill:
     """Return a quote taken apart; the lines sum to the price, as the quote's do."""
     at, lines = Decimal(0), []
     for line in quote.breakdown:
-        lines.append(BillLine(tame(line.name, 40), line.usd_per_hour, at, tame(line.basis)))
+        lines.append(BillLine(_called(line.name), line.usd_per_hour, at, tame(line.basis)))
         at += line.usd_per_hour
     return Bill(
         method=quote.method,
@@ -28,6 +30,13 @@ def bill(quote: Quote) -> Bill:
         reasons=tuple(tame(r) for r in quote.reasons),
         said=_said(quote),
     )
+
+
+def _called(name: str) -> str:
+    """Return a line's name as people say it: the market model calls its features by field."""
+    for field, word in _WORDS:
+        name = name.replace(field, word)
+    return tame(name.replace("_", " "), 40)
 
 
 def _said(quote: Quote) -> str:

@@ -186,7 +186,10 @@ def _beside(members: Sequence[Member]) -> Iterator[tuple[str, ...]]:
     rates = [{r.work_class: r for r in m.seen.rates} for m in members]
     for work in sorted({w for found in rates for w in found}):
         best = max(found[work].low_per_s for found in rates if work in found)
-        cells = [_share(found[work].low_per_s, best, found[work].unit) if work in found else "" for found in rates]
+        cells = [
+            _share(found[work].low_per_s, best, found[work].unit) if work in found else "no result that counts"
+            for found in rates
+        ]
         yield (work, *cells)
 
 

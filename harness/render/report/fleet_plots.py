@@ -13,6 +13,7 @@ from harness.render.report.words import shown, signed_percent, tame
 
 __all__ = ["fleet_figures"]
 
+_FINE = 0.05  # a reach whose ticks need tenths of a per cent
 _WIDEST = 0.6
 _ROWS_MOST = 60
 _DECIDED = {"faster": "var(--good)", "mended": "var(--good)", "slower": "var(--bad)", "broken": "var(--bad)"}
@@ -77,7 +78,7 @@ def _spread(work: str, kinds: Sequence[FleetKind]) -> Figure:
         "field": "x",
         "type": "quantitative",
         "scale": {"domain": [-reach, reach], "clamp": True},
-        "axis": axis("against the median of the model", format="+.0%", tickCount=5),
+        "axis": axis("against the median of the model", format="+.1%" if reach < _FINE else "+.0%", tickCount=5),
     }
     tips = [
         {"field": "node", "title": "node"},
@@ -117,7 +118,7 @@ def _comparison(found: Sequence[Comparison], remarks: Sequence[str]) -> Figure:
         "field": "x",
         "type": "quantitative",
         "scale": {"domain": [-reach, reach], "clamp": True},
-        "axis": axis("change of speed", format="+.0%", tickCount=5),
+        "axis": axis("change of speed", format="+.1%" if reach < _FINE else "+.0%", tickCount=5),
     }
     colour: Spec = {"field": "colour", "type": "nominal", "scale": None}
     layers: list[Spec] = [

@@ -13,6 +13,7 @@ from harness.render.report.words import binary, money, number, percent, shown, s
 __all__ = ["bill_figure", "roof_figure", "rounds_figure", "stairs_figure", "standing_figure"]
 
 _LEAST_NS = 1e-3  # a logarithm needs one
+_FINE = 0.05  # a reach whose ticks need tenths of a per cent
 _WIDEST = 0.6  # of a deviation that is drawn to scale
 
 
@@ -221,7 +222,9 @@ def rounds_figure(rows: Sequence[RoundsRow]) -> Figure:
         "field": "x",
         "type": "quantitative",
         "scale": {"domain": [-reach, reach], "clamp": True},
-        "axis": axis("against the time reported; right is slower", format="+.0%", tickCount=5),
+        "axis": axis(
+            "against the time reported; right is slower", format="+.1%" if reach < _FINE else "+.0%", tickCount=5
+        ),
     }
     tips = [{"field": "told", "title": "round"}, {"field": "why", "title": "state"}]
     layers = [
@@ -253,7 +256,7 @@ def bill_figure(bill: Bill) -> Figure:
     price = float(bill.price_usd_per_hour)
     bars: list[dict[str, Any]] = [
         {"row": i, "x": float(line.start_usd_per_hour), "end": float(line.start_usd_per_hour + line.usd_per_hour), "colour": "var(--fair)" if line.usd_per_hour < 0 else "var(--series-1)", "name": line.name, "told": money(line.usd_per_hour), "basis": line.basis}
-        for i, line in enumerate(bill.lines)
+        for i, line in enumerate(line for line in bill.lines if line.usd_per_hour)
     ]  # fmt: skip
     bars.append(
         {
@@ -287,7 +290,13 @@ def bill_figure(bill: Bill) -> Figure:
             f"{money(bill.sustainable_usd_per_hour)} an hour would pay for its purchase, too: advice to the owner, not a price."
         )
     return Figure(
-        title=title, said=bill.said, panels=(drawn,), grid=Grid(("line", "an hour", "basis"), rows), notes=tuple(notes)
+        title=title,
+        said=f"{bill.said} In the last row, the red tick is the floor and the orange line the interval."
+        if bill.low_usd_per_hour is not None
+        else f"{bill.said} The red tick is that floor.",
+        panels=(drawn,),
+        grid=Grid(("line", "an hour", "basis"), rows),
+        notes=tuple(notes),
     )
 
 
@@ -295,7 +304,7 @@ def _ends(bill: Bill, row: int) -> Iterator[Spec]:
     """Yield the interval of a price, and the floor under it."""
     if bill.low_usd_per_hour is not None and bill.high_usd_per_hour is not None:
         ends = {"row": row, "x": float(bill.low_usd_per_hour), "high": float(bill.high_usd_per_hour)}
-        yield {"data": {"values": [ends]}, "mark": {"type": "rule", "size": 2, "color": "var(--series-2)", "yOffset": 7, "y2Offset": 7}, "encoding": {"x": {}, "x2": {"field": "high"}}}  # fmt: skip
+        yield {"data": {"values": [ends]}, "mark": {"type": "rule", "size": 3, "color": "var(--series-2)", "yOffset": 7, "y2Offset": 7}, "encoding": {"x": {}, "x2": {"field": "high"}}}  # fmt: skip
     if bill.floor_usd_per_hour is not None:
         floor = {"row": row, "x": float(bill.floor_usd_per_hour), "told": money(bill.floor_usd_per_hour)}
         yield {"data": {"values": [floor]}, "mark": {"type": "tick", "thickness": 3, "size": 18, "color": "var(--bad)", "yOffset": 7}, "encoding": {"x": {}, "tooltip": [{"field": "told", "title": "floor"}]}}  # fmt: skip

@@ -51,6 +51,9 @@ def _standing(scored: Score, profile: Profile) -> Standing:
 
 
 def _said(value: float, own: float | None, peers: Sequence[Peer]) -> Iterator[str]:
+    if not peers:
+        yield f"{number(value)}: no model of GPU has published results of all its parts to compare it with."
+        return
     below = sum(p.cu_per_hour < value for p in peers)
     yield f"{number(value)}: above {below} of {len(peers)} models of GPU with published results" + (
         "." if own is None else ";"

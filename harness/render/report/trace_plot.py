@@ -11,6 +11,7 @@ from harness.render.report.words import number
 
 __all__ = ["trace_figure"]
 
+_GAP_S = 3.0  # between two looks
 _LATE = 0.5  # of the width, from where on a name is written to the left
 
 
@@ -31,7 +32,7 @@ def trace_figure(trace: Trace) -> Figure:
 
 def _telemetry(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Iterator[Spec]:
     for field, title in (("power_w", "W"), ("clock_mhz", "MHz"), ("temperature_c", "°C")):
-        values = [{"x": s.at_s, "y": v} for s in trace.samples if (v := getattr(s, field)) is not None]
+        values = _parts([(s.at_s, v) for s in trace.samples if (v := getattr(s, field)) is not None])
         if not values:
             continue
         y: Spec = {
@@ -45,8 +46,17 @@ def _telemetry(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Iterator[S
         if field == "power_w" and trace.power_limit_w:
             layers.append({"data": {"values": [{"y": trace.power_limit_w}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": "var(--bad)"}, "encoding": {"y": y}})  # fmt: skip
         tips = [{"field": "x", "title": "s", "format": ".1f"}, {"field": "y", "title": title, "format": ".4~r"}]
-        layers.append({"data": {"values": values}, "mark": {"type": "line", "color": "var(--series-1)", "strokeWidth": 1.5, "point": {"size": 6, "color": "var(--series-1)"}}, "encoding": {"x": bare, "y": y, "tooltip": tips}})  # fmt: skip
+        layers.append({"data": {"values": values}, "mark": {"type": "line", "color": "var(--series-1)", "strokeWidth": 1.5, "point": {"size": 6, "color": "var(--series-1)"}}, "encoding": {"x": bare, "y": y, "detail": {"field": "part"}, "tooltip": tips}})  # fmt: skip
         yield panel(f"{title} over time", 96, layers, in_time=True)
+
+
+def _parts(seen: list[tuple[float, float]]) -> list[dict[str, Any]]:
+    """Number the stretches in which somebody looked: over a gap nobody knows, so nothing is drawn."""
+    values, part = [], 0
+    for i, (at_s, value) in enumerate(seen):
+        part += i > 0 and at_s - seen[i - 1][0] > _GAP_S
+        values.append({"x": at_s, "y": value, "part": part})
+    return values
 
 
 def _shade(bands: list[dict[str, Any]], x: Spec) -> Spec:

@@ -39,8 +39,8 @@ def label(job: Job) -> str:
 
 def binary(value: float) -> str:
     """Write a large power of two, or a multiple of one, as people say it: 64 Mi, 128 Ki; other numbers as they are."""
-    for scale, prefix in ((1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")):
-        if isinstance(value, int) and value >= 8 * scale and value % scale == 0:
+    for scale, prefix, least in ((1 << 30, "Gi", 1), (1 << 20, "Mi", 1), (1 << 10, "Ki", 16)):
+        if isinstance(value, int) and value >= least * scale and value % scale == 0:
             return f"{value // scale} {prefix}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -75,5 +75,7 @@ def money(usd: Decimal | None) -> str:
     """Write dollars with the digits that a price of their size needs."""
     if usd is None:
         return "unknown"
+    if not usd:
+        return "0 USD"
     digits = 2 if abs(usd) >= 10 else 4 if abs(usd) >= Decimal("0.01") else 6  # noqa: PLR2004 - about four digits
     return f"{_MINUS if usd < 0 else ''}{abs(usd):,.{digits}f} USD"
