@@ -177,7 +177,7 @@ def test_what_a_newcomer_is_shown_is_what_the_gate_runs() -> None:
         sys.path.pop(0)
     shown = newcomer(README)
     assert shown[0] == "harness --version"
-    assert [check_call(call) for call in shown[1:]][:2] == ["doctor", "run"]
+    assert [check_call(call) for call in shown[1:]][:2] == ["doctor", "list"]
     assert re.search(r"^\.ci/newcomer$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
 
 

@@ -57,6 +57,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "harness node start --join 10.0.0.1:6379 --token-file TOKEN",
     ),
     "fleet report": ("harness fleet report results/*.json",),
+    "report": (
+        "harness report results/*.json --html report.html",
+        "harness report report.json --markdown        for a pull request",
+    ),
     "audit": ("harness audit report.json",),
     "serve-bench": ("harness serve-bench http://localhost:8000 --users 1,4,16",),
 }
