@@ -21,6 +21,7 @@ from harness.cli import cli
 from harness.cli.reference import command_markdown, reference, walk
 from harness.cli.shape import EXAMPLES, SECTIONS, sections
 from harness.cli.version import version_lines
+from harness.measure.rounds import EFFORTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -222,6 +223,7 @@ def test_commands_options_and_benchmarks_are_completed() -> None:
     assert completed("harness doc") == ["doctor"]
     assert "--preset" in completed("harness run --pre")
     assert completed("harness run gem") == ["gemm", "gemv"]
+    assert completed("harness run --preset ") == [*EFFORTS]
 
 
 @pytest.mark.parametrize(

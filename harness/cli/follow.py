@@ -16,7 +16,7 @@ from harness.cluster import board
 from harness.cluster.tally import Tally
 from harness.model import Device, Job, Outcome
 from harness.render import text
-from harness.render.live import screen
+from harness.render.live import roughly, screen
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -55,7 +55,10 @@ class Lines:
         self._total, self._done = tally.total, already
         resumed = f", {already} already done" if already else ""
         names = ", ".join(f"{d.selector} ({d.name})" for d in devices)
-        self._console.print(f"{self._total} jobs on {names}{resumed}", markup=False, highlight=False, soft_wrap=True)
+        left_s = tally.left_s(0.0)
+        takes = f", about {roughly(left_s)}" if left_s is not None else ""
+        line = f"{self._total} jobs on {names}{resumed}{takes}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def started(self, job: Job) -> None:
         """A log wants results; what has begun is not one."""

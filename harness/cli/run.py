@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_PRESETS = ("quick", "standard", "full")  # to complete them without loading what measures
+
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=benchmark_names)
-@click.option("--preset", default="quick", show_default=True, help="quick, standard or full: how long and how much.")
+@click.option(
+    "--preset",
+    default="quick",
+    show_default=True,
+    help="quick, standard or full: how long and how much.",
+    shell_complete=lambda _ctx, _param, begun: [name for name in _PRESETS if name.startswith(begun)],
+)
 @click.option("--device", default="all", show_default=True, help="all, cpu or cuda:N.")
 @click.option("--seed", metavar="HEX", help="What all inputs follow from; fresh by default.")
 @click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where reports go.")

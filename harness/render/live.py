@@ -12,7 +12,7 @@ from harness.cluster.tally import Lane, Tally
 from harness.model import Device, TelemetrySample
 from harness.render.text import job_line
 
-__all__ = ["clock", "screen", "sensed", "silence"]
+__all__ = ["clock", "roughly", "screen", "sensed", "silence"]
 
 _WIDE = 100  # columns from which a device fits one line
 _BAR_MOST = 60
@@ -71,14 +71,15 @@ def _head(tally: Tally, now_s: float) -> Text:
     head = Text.assemble((f"{tally.finished} of {tally.total}", "bold"), f"  {clock(now_s - tally.began_s)}")
     left_s = tally.left_s(now_s)
     if left_s is not None:
-        head.append(f"  about {_roughly(left_s)} left" if left_s > _ALMOST_S else "  almost done")
+        head.append(f"  about {roughly(left_s)} left" if left_s > _ALMOST_S else "  almost done")
     failed = sum(lane.failed_count for lane in tally.lanes)
     if failed:
-        head.append(f"  {failed} failed", style="red")
+        head.append(f"  {failed} failed", style="bold red")
     return head
 
 
-def _roughly(left_s: float) -> str:
+def roughly(left_s: float) -> str:
+    """Return a guessed time with no more digits than it deserves."""
     if left_s < _MINUTE_S:
         return f"{left_s:.0f} s"
     return f"{left_s / _MINUTE_S:.0f} min" if left_s < 2 * _HOUR_S else f"{left_s / _HOUR_S:.1f} h"

@@ -78,11 +78,11 @@ def course(values: Sequence[float]) -> str:
 
 def _more(sample: TelemetrySample) -> str:
     said = (
-        ("busy", sample.utilization_fraction, "{:.0%}"),
-        ("memory busy", sample.memory_utilization_fraction, "{:.0%}"),
-        ("memory", sample.memory_clock_mhz, "{:.0f} MHz"),
-        ("memory", sample.memory_temperature_c, "{:.0f} \N{DEGREE SIGN}C"),
-        ("PCIe gen", sample.pcie_generation, "{}"),
-        ("x", sample.pcie_width, "{}"),
+        ("busy {:.0%}", sample.utilization_fraction),
+        ("memory {:.0%}", sample.memory_utilization_fraction),
+        ("{:.0f} MHz", sample.memory_clock_mhz),
+        ("{:.0f} \N{DEGREE SIGN}C", sample.memory_temperature_c),
+        ("PCIe {}", sample.pcie_generation),
+        ("x{}", sample.pcie_width),
     )
-    return "  ".join(f"{name} {form.format(value)}" for name, value, form in said if value is not None)
+    return "  ".join(form.format(value) for form, value in said if value is not None)
