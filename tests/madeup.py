@@ -28,7 +28,7 @@ from harness.model import (
 )
 from harness.proof.seal import OPEN, seal
 
-__all__ = ["Model", "RTX_4090", "card", "many", "node", "report_of", "session"]
+__all__ = ["A100", "MODELS", "RTX_4090", "Model", "card", "many", "node", "report_of", "session"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,7 @@ def card(model: Model, at: int, **facts: Any) -> Device:
     return Device(**told | facts)
 
 
-def measurement(  # noqa: PLR0917 - what a measurement is made of
+def measurement(
     device: Device, benchmark: str, work: Work, metric: Any, time_s: float, dice: random.Random, *,
     noise: float = 0.002, state: State = "valid", reason: str = "", second: int = 0, watts: float | None = None, hot: bool = False, **params: Any
 ) -> Outcome:  # fmt: skip
@@ -159,7 +159,7 @@ def _telemetry(device: Device, watts: float, dice: random.Random, *, hot: bool) 
 
 def session(model: Model, device: Device, seed: int = 1, *, hot: bool = False) -> list[Outcome]:
     """Return what a card did in a whole session."""
-    dice, second = random.Random(seed), 0
+    dice, second = random.Random(seed), 0  # noqa: S311 - made up, not secret
     found: list[Outcome] = []
 
     def add(benchmark: str, work: Work, metric: Any, time_s: float, **more: Any) -> None:
@@ -207,7 +207,7 @@ def report_of(name: str, *held: tuple[Device, Sequence[Outcome]]) -> Report:
 
 def node(at: int, model: Model, *, slow: int | None = None, card_count: int = 8) -> Report:
     """Return a node of a fleet with a few points a card; one card may be slow in memory."""
-    dice, held = random.Random(at), []
+    dice, held = random.Random(at), []  # noqa: S311 - made up, not secret
     for i in range(card_count):
         device = card(model, at * 8 + i)
         luck = 1 + dice.gauss(0, 0.006)

@@ -22,12 +22,13 @@ from harness.render.report.plots import bill_figure, roof_figure, rounds_figure,
 from harness.render.report.tables import energy_figure
 from harness.render.report.trace_plot import trace_figure
 from harness.render.report.views import DeviceView, Fact, NodeView, Page
-from harness.render.report.words import money, number, shown
+from harness.render.report.words import money, number, shown, visible
 
 __all__ = ["page_html"]
 
 _ASSETS = Path(__file__).parent / "assets"
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 _NO_EXTRA = "an HTML report needs the extra `report`: pip install 'gpu-assay[report]'"
 
 
@@ -127,7 +128,7 @@ def _tiles(device: DeviceView) -> Iterator[Fact]:
     """Yield what a buyer looks at first."""
     general = next((s for s in device.standings if s.profile == "general"), None)
     if general and general.cu_per_hour:
-        yield Fact("score, general", f"{number(general.cu_per_hour)} {general.unit}")
+        yield Fact("score, general", f"{number(general.cu_per_hour)} {general.unit}".replace("-", _HYPHEN))
     if device.bill and device.bill.price_usd_per_hour is not None:
         yield Fact("an hour of it", money(device.bill.price_usd_per_hour))
     mark = ", emulated" if device.emulated else ""
@@ -163,7 +164,14 @@ def _environment() -> _Environment:
         import markupsafe
     except ImportError as err:
         raise FailureError(_NO_EXTRA) from err
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+
+    def finalize(value: Any) -> Any:
+        """Make a text visible that somebody forgot to tame; markup is ours."""
+        return visible(value) if isinstance(value, str) and not isinstance(value, markupsafe.Markup) else value
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=finalize
+    )
     return _Environment(environment.from_string(_asset("page.html")), markupsafe.Markup)
 
 

@@ -174,7 +174,7 @@ def stairs_figure(stairs: Stairs) -> Figure:
     layers: list[Spec] = [
         {"data": {"values": caches}, "mark": {"type": "rule", "strokeDash": [4, 4], "color": "var(--muted)"}, "encoding": {"x": x}},
         {"data": {"values": caches}, "mark": {"type": "text", "align": "right", "dx": -4, "y": 8}, "encoding": {"x": x, "text": {"field": "name"}}},
-        {"data": own, "mark": {"type": "line", "interpolate": "monotone", "color": "var(--series-1)"}, "encoding": {"x": x, "y": y}},
+        {"data": own, "mark": {"type": "line", "color": "var(--series-1)"}, "encoding": {"x": x, "y": y}},
         {"data": own, "mark": {"type": "rule", "color": "var(--series-1)"}, "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
         {"data": own, "mark": {"type": "point", "filled": True, "opacity": 1, "size": 60, "color": "var(--series-1)"}, "encoding": {"x": x, "y": y, "tooltip": tips}},
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.model import Device, Measurement
 from harness.render.report.views import Peak, Roof, RoofPoint
-from harness.render.report.words import label, percent, shown
+from harness.render.report.words import label, percent, shown, tame
 from harness.units import quantity
 
 __all__ = ["dtype_of", "roof"]
@@ -102,7 +102,7 @@ def _left_out(device: Device, sound: Sequence[Measurement], bandwidth: float | N
         elif m.work.flops:
             yield f"{told}; it moves no data"
         else:
-            yield f"{told}; counted by the {m.work.item}, not in operations"
+            yield f"{told}; counted by the {tame(m.work.item, 60)}, not in operations"
 
 
 def _intensity(m: Measurement) -> float:

@@ -20,6 +20,7 @@ _SAMPLES_MOST = 600  # as many as a wide screen tells apart
 _ROUNDS_MOST = 120  # of one lane
 _LANES_MOST = 80
 _STEP_S = 1.0  # what a start's seconds leave open
+_GLANCE_S = 0.1  # the width of what was seen once
 _LONGEST_GAP_S = 3.0  # a state that was seen lasts until the next look, if that comes soon
 _SHOWN = ("power", "sm_clock", "temperature", "throttle")
 _QUIET = frozenset({"none", "gpu_idle", "idle", "applications_clocks", "app_clocks"})  # no hardware held back by these
@@ -101,7 +102,7 @@ def _bands(moments: Sequence[tuple[float, TelemetrySample]]) -> Iterator[Band]:
     open_band: Band | None = None
     for (at_s, sample), (next_s, _) in pairwise(moments):
         reasons = sorted(set(sample.throttle_reasons or ()) - _QUIET)
-        end_s = min(next_s, at_s + _LONGEST_GAP_S)
+        end_s = next_s if next_s - at_s <= _LONGEST_GAP_S else at_s + _GLANCE_S
         told = ", ".join(reasons)
         if open_band and open_band.reasons == told and at_s <= open_band.end_s:
             open_band = open_band._replace(end_s=end_s)

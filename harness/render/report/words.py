@@ -9,7 +9,7 @@ from decimal import Decimal
 from harness.model import Job
 from harness.units import Quantity, engineering
 
-__all__ = ["binary", "label", "money", "number", "percent", "shown", "signed_percent", "tame", "told_params"]
+__all__ = ["binary", "label", "money", "number", "percent", "shown", "signed_percent", "tame", "told_params", "visible"]
 
 _MINUS = "\N{MINUS SIGN}"  # as wide as a plus
 _LONGEST = 300  # characters of a text that somebody else chose
@@ -18,10 +18,16 @@ _UNSEEN = frozenset(
 )  # controls, among them those that turn the direction of writing
 
 
+def visible(text: str) -> str:
+    """Return a text without characters that are not seen but do something: a mark stands for each."""
+    if text.isprintable():
+        return text
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSEEN else c for c in text)
+
+
 def tame(text: object, most: int = _LONGEST) -> str:
-    """Return a text on one line, of bearable length, without characters that are not seen but do something."""
-    raw = " ".join(str(text)[: 4 * most].split())
-    kept = "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in _UNSEEN else c for c in raw)
+    """Return a text on one line, of bearable length, and all of it visible."""
+    kept = visible(" ".join(str(text)[: 4 * most].split()))
     return kept if len(kept) <= most else f"{kept[: most - 1]}…"
 
 
