@@ -212,7 +212,7 @@ def test_a_fleet_names_the_node_to_look_at_first() -> None:
     found = of_fleet(*(node(at, RTX_4090, slow=2 if at == 5 else None, card_count=4) for at in range(8)))
     assert (found.card_count, found.ill_count) == (32, 1)
     assert found.nodes[0].node == found.ill[0].node == "madeup-005"
-    memory = next(k for k in found.kinds if k.work == "mem")
+    memory = next(k for k in found.kinds if k.work == "memory")
     assert [(s.node, s.card) for s in memory.outliers] == [("madeup-005", f"GPU-0000-{42:08x}")]
     assert memory.outliers[0].deviation_fraction == pytest.approx(-0.13, abs=0.03)
     assert memory.low_fraction > -0.05  # the outlier is no part of the spread

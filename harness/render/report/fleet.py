@@ -13,7 +13,7 @@ from typing import NamedTuple
 from harness.measure.compare import compare, remarks
 from harness.model import Capability, Report
 from harness.render.report.views import Fact, FleetCard, FleetKind, FleetNode, FleetView, Spot, Tone
-from harness.render.report.words import percent, shown, tame
+from harness.render.report.words import percent, shown, tame, work_name
 from harness.scoring.fleet import Card, Fleet, outliers
 
 __all__ = ["Member", "deviations", "fleet_view"]
@@ -22,7 +22,7 @@ _BESIDE_MOST = 8  # cards that fit beside each other in a table
 _SPOTS_MOST = 40  # outliers of one kind that are drawn
 _KINDS_MOST = 60
 _ILL_MOST = 60
-_NODES_MOST = 60
+_NODES_MOST = 20
 _REMARKS_MOST = 12
 _PAIR = 2
 _ENOUGH = 3
@@ -152,7 +152,7 @@ def _key(member: Member) -> tuple[str, str]:
 def _kinds(members: Sequence[Member]) -> list[FleetKind]:
     """Return each kind with enough cards to have a spread, those with most cards first."""
     found = [_kind(kind, values) for kind, values in _by_kind(members).items() if len(values) >= _ENOUGH]
-    return sorted(found, key=lambda k: (-k.card_count, k.name, k.work))
+    return sorted(found, key=lambda k: (-k.outlier_count, -k.card_count, k.name, k.work))
 
 
 def _kind(kind: _Kind, values: _Values) -> FleetKind:
@@ -165,7 +165,7 @@ def _kind(kind: _Kind, values: _Values) -> FleetKind:
     far.sort(key=lambda one: one[1])
     return FleetKind(
         name=tame(kind.name, 60),
-        work=f"{tame(kind.work, 20)}{' (emulated)' if kind.emulated else ''}",
+        work=f"{work_name(kind.work)}{' (emulated)' if kind.emulated else ''}",
         unit=tame(kind.unit, 40),
         card_count=len(rates),
         median_value=centre,
@@ -190,7 +190,7 @@ def _beside(members: Sequence[Member]) -> Iterator[tuple[str, ...]]:
             _share(found[work].low_per_s, best, found[work].unit) if work in found else "no result that counts"
             for found in rates
         ]
-        yield (work, *cells)
+        yield (work_name(work), *cells)
 
 
 def _share(value: float, best: float, unit: str) -> str:

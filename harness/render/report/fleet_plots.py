@@ -32,10 +32,15 @@ def fleet_figures(fleet: FleetView) -> Iterator[Figure]:
     works: dict[str, list[FleetKind]] = {}
     for kind in fleet.kinds:
         works.setdefault(kind.work, []).append(kind)
-    for work, kinds in sorted(works.items(), key=lambda one: -sum(k.card_count for k in one[1])):
+    for work, kinds in sorted(works.items(), key=_weight):
         yield _spread(work, kinds)
     if fleet.node_count > 1:
         yield _nodes(fleet)
+
+
+def _weight(one: tuple[str, list[FleetKind]]) -> tuple[int, int]:
+    """Order classes of work: those with most outliers first, then those that most cards have in common."""
+    return -sum(k.outlier_count for k in one[1]), -sum(k.card_count for k in one[1])
 
 
 def _ill(fleet: FleetView) -> Figure:

@@ -9,7 +9,7 @@ from functools import cache
 
 from harness.model import Capability, Score
 from harness.render.report.views import Peer, Standing
-from harness.render.report.words import number, signed_percent, tame
+from harness.render.report.words import number, signed_percent, tame, work_name
 from harness.scoring.cycles import harmonic_speed
 from harness.scoring.placement import Placement
 from harness.scoring.profiles import Profile, profiles
@@ -37,7 +37,7 @@ def _standing(scored: Score, profile: Profile) -> Standing:
     peers = published_scores(profile.name)
     own = next((p.cu_per_hour for p in peers if _plain(p.name) == _plain(scored.device_name)), None)
     value = scored.cu_per_hour
-    lacking = f"not measured: {', '.join(scored.missing)}" if scored.missing else scored.too_small or ""
+    lacking = f"not measured: {', '.join(map(work_name, scored.missing))}" if scored.missing else scored.too_small or ""
     return Standing(
         profile=profile.name,
         unit=f"{scored.unit}/h",

@@ -9,9 +9,31 @@ from decimal import Decimal
 from harness.model import Job
 from harness.units import Quantity, engineering
 
-__all__ = ["binary", "label", "money", "number", "percent", "shown", "signed_percent", "tame", "told_params", "visible"]
+__all__ = [
+    "binary",
+    "label",
+    "money",
+    "number",
+    "percent",
+    "shown",
+    "signed_percent",
+    "tame",
+    "told_params",
+    "visible",
+    "work_name",
+]
 
 _MINUS = "\N{MINUS SIGN}"  # as wide as a plus
+_TYPES = {
+    "fp64": "float64",
+    "fp32": "float32",
+    "tf32": "TF32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp8": "float8",
+    "int8": "int8",
+}
+_WORKS = {"mem": "memory", "p2p": "peer link", "rays": "path tracing", "hash": "hashing"}
 _LONGEST = 300  # characters of a text that somebody else chose
 _UNSEEN = frozenset(
     {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
@@ -41,6 +63,14 @@ def label(job: Job) -> str:
     """Name a point in a plot: the benchmark, and of its parameters the values."""
     told = " ".join(str(v) if isinstance(v, str) else f"{k}={binary(v)}" for k, v in job.params.items())
     return tame(f"{job.benchmark} {told}{'' if job.regime == 'burst' else f' {job.regime}'}", 80).strip()
+
+
+def work_name(work_class: str) -> str:
+    """Return a class of work as people call it: memory, float16 products."""
+    kind, _, dtype = work_class.partition("_")
+    if kind == "gemm":
+        return f"{_TYPES.get(dtype, tame(dtype, 20))} products"
+    return _WORKS.get(work_class, tame(work_class, 30))
 
 
 def binary(value: float) -> str:
@@ -74,7 +104,9 @@ def percent(fraction: float) -> str:
 
 def signed_percent(fraction: float) -> str:
     """Write a change in per cent, with its sign."""
-    return f"{'+' if fraction > 0 else _MINUS if fraction < 0 else '±'}{percent(abs(fraction))}"
+    told = percent(abs(fraction))
+    sign = "±" if told == percent(0.0) else "+" if fraction > 0 else _MINUS
+    return f"{sign}{told}"
 
 
 def money(usd: Decimal | None) -> str:
