@@ -7,15 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
+from test_ray import HASTE, FakeRay, RayError, Ref, errand, skip
 
+from harness import codec
 from harness.cli.follow import LOOKS_PER_S
 from harness.cluster import board
+from harness.cluster.errand import Orders
+from harness.cluster.fanout import run_on_ray
+from harness.cluster.lease import Lease, Order
 from harness.cluster.plan import expected_s, plan
+from harness.cluster.remote import Remote
 from harness.cluster.session import Outlook
+from harness.cluster.spool import Reply
 from harness.cluster.tally import Tally
 from harness.device.backend import Stopwatch
 from harness.device.cpu import CpuDevice
@@ -226,6 +234,63 @@ def test_a_teller_asks_no_sensor_and_is_silent_most_of_the_time() -> None:
     assert 4 <= len(told) - 1 <= 5
     assert told[-1].phase == "soaking"
     assert (told[-1].sample or HOT).power_w == HOT.power_w
+
+
+class Glancing(FakeRay):
+    """A cluster whose lease at work can be asked what it does."""
+
+    moment: object = b""
+
+    def remote(self, **options: Any) -> Any:
+        actor = super().remote(**options)(None).options().remote()
+        actor.glance = SimpleNamespace(remote=lambda: Ref(self.moment))
+        return lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
+
+
+@pytest.mark.parametrize("answer", ["a moment", b"no moment", b"", RayError("gone"), None])
+def test_a_lease_at_work_is_asked_what_it_does_and_its_answer_harms_nothing(answer: object) -> None:
+    work, told = errand("GPU-1"), list[tuple[str, Moment]]()
+    moment = Moment(at_s=1e9, job=work.jobs[0], phase="measuring", sample=HOT)
+    silent: Iterator[object] = iter([...])  # the first try takes longer than it may
+    ray = Glancing(answers=lambda job: next(silent, skip(job)))
+    ray.moment = codec.encode(moment) if answer == "a moment" else answer
+    orders = Orders(
+        effort=Effort(warmup_s=0.0, budget_s=0.0),
+        started=lambda _: None,
+        out_of_time=lambda: None,
+        patience=HASTE,
+        glanced=lambda uuid, heard: told.append((uuid, heard)),
+    )
+    ((_, outcome),) = run_on_ray([work], orders, ray)
+    assert outcome.skipped
+    assert [attempt.ended for attempt in outcome.attempts] == ["timeout"]
+    if answer != "a moment":
+        assert told == []
+        return
+    (uuid, heard), *_ = told
+    assert (uuid, heard.job, heard.sample) == ("GPU-1", work.jobs[0], HOT)
+    assert abs(heard.at_s - time.monotonic()) < 60  # by the clock of who watches
+
+
+def test_a_lease_pins_its_moments_up_where_it_can_be_asked_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "harness" / "spool").mkdir(parents=True)
+    (job, *_) = jobs_of(CPU, "launch")
+
+    class Busy(Lease):
+        def carry_out(self, order: Order) -> Reply:
+            board.teller(order.live).tell(job, "soaking")
+            return Reply(attempt=order.attempt, started_at="", elapsed_s=0.0, outcomes=())
+
+    remote = Remote((), lambda _: Busy())
+    assert remote.glance() == b""
+    for live, seen in ((None, False), ("", True)):
+        order = Order(attempt="1", jobs=(job,), device=CPU, effort=BRIEF, live=live)
+        remote.measure(codec.encode(order), ())
+        assert bool(remote.glance()) == seen
+    assert codec.decode(remote.glance(), Moment).phase == "soaking"
 
 
 def test_a_full_disk_stops_the_telling_and_nothing_else() -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from harness.cluster.session import Outlook
+    from harness.measure.moment import Moment
 
 __all__ = ["LOOKS_PER_S", "follower"]
 
@@ -118,6 +119,11 @@ class Screen:
         """Show what has begun, at the next look."""
         with self._guard:
             self._tally.started(job, time.monotonic())
+
+    def glanced(self, uuid: str, moment: Moment) -> None:
+        """Take in what a device on another machine does."""
+        with self._guard:
+            self._tally.heard({uuid: moment})
 
     def ended(self, outcome: Outcome) -> None:
         """Let a result scroll past."""

@@ -6,16 +6,22 @@ from functools import partial
 from pathlib import Path
 
 from harness import codec
+from harness.cluster.spool import spool_folder
 from harness.errors import ForgeryError
 from harness.measure.moment import Moment, Teller
 from harness.model import Device
 
-__all__ = ["pinned", "place", "teller"]
+__all__ = ["own_place", "pinned", "place", "teller"]
 
 
 def place(folder: Path, device: Device) -> Path:
     """Return the file of a device."""
     return folder / codec.digest(device.uuid)[:32]
+
+
+def own_place(device: Device) -> Path:
+    """Return the file of a device on its own node, for who watches from another: one a device, used again by the next run."""
+    return spool_folder() / f"moment-{place(Path(), device).name}"
 
 
 def teller(path: str | None) -> Teller:

@@ -39,7 +39,7 @@ class Order:
     peers: tuple[str, ...] = ()
     idle_w: float | None = None
     alone: bool = True  # whether it matters that nobody else computes on the device
-    live: str | None = None  # the file to pin each moment to; of this machine
+    live: str | None = None  # the file to pin each moment to; empty: the node's own, which can be asked for
 
 
 class Lease:

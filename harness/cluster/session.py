@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness import codec
 from harness.cluster.errand import Errand, Orders
@@ -19,13 +19,14 @@ from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
 from harness.cluster.task import Inventory
 from harness.cluster.tries import Tries
 from harness.errors import MisuseError
+from harness.measure.moment import Moment
 from harness.measure.rounds import Effort
 from harness.measure.runner import now
 from harness.model import Device, Job, Node, Outcome, Report
 from harness.proof.seal import OPEN
 from harness.proof.signing import Key, load_key
 
-__all__ = ["Finished", "Outlook", "Progress", "Silent", "devices", "run"]
+__all__ = ["Finished", "Outlook", "Progress", "Silent", "Watcher", "devices", "run"]
 
 KEY_VARIABLE = "HARNESS_KEY"
 
@@ -52,6 +53,14 @@ class Progress(Protocol):
 
     def ended(self, outcome: Outcome) -> None:
         """Hear how a job ended, after it is on disk."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A follower that also wants to know now and then what devices on other machines do."""
+
+    def glanced(self, uuid: str, moment: Moment) -> None:
+        """Hear what a device does."""
 
 
 class Silent:
@@ -257,6 +266,7 @@ def _carry_out(
         force=ways.force,
         together=ways.together,
         live=ways.live,
+        glanced=follower.glanced if cluster and isinstance(follower, Watcher) else None,
     )
     errands = [
         replace(errand, run=run, past=tries.past)
