@@ -58,7 +58,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, dark: bool = False) -
     seen.page.on("request", lambda request: seen.asked_for.append(request.url))
     began = time.monotonic()
     seen.page.goto(path.as_uri(), timeout=_WAIT_MS)
-    seen.page.wait_for_function("document.documentElement.dataset.drawn !== undefined", timeout=_WAIT_MS)
+    seen.page.wait_for_selector("html[data-drawn]", state="attached", timeout=_WAIT_MS)
     seen.ready_s = time.monotonic() - began
     yield seen
     context.close()

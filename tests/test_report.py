@@ -311,6 +311,42 @@ def test_sizes_are_told_as_people_tell_them() -> None:
     assert [binary(v) for v in (4096, 8192, 1 << 14, 1 << 20, 3 << 20, 1 << 30, 1000)] == ["4096", "8192", "16 Ki", "1 Mi", "3 Mi", "1 Gi", "1000"]  # fmt: skip
 
 
+# --- odd reports -------------------------------------------------------------------------------------------------------
+
+
+def odd() -> dict[str, Report]:
+    """Return reports that are whole, and that nobody would expect."""
+    device = card(RTX_4090, 1)
+    usual = measured(gemm(device, 5e13))
+    no_date = replace(usual, started_at="yesterday")
+    first_year = replace(usual, started_at="0001-01-01T00:00:00Z")
+    giant = measured(
+        measurement(device, "gemm", Work(flops=2**53 - 1, bytes_moved=1), "compute", 1e-15, DICE, dtype="?")
+    )
+    bare = Device(uuid="", name="", kind="cuda", selector="", sensors={})
+    chase = measured(measurement(device, "chase", Work(items=1, item="hop"), "latency", 1e-12, DICE, size_bytes=1))
+    return {
+        "nothing was planned": report_of("", (device, [])),
+        "no device": report_of("node"),
+        "nothing is known": report_of("node", (bare, [])),
+        "all failed": report_of("node", (device, [failed("crashed", device)])),
+        "no date": report_of("node", (device, [Outcome(measurement=no_date)])),
+        "first year": report_of("node", (device, [Outcome(measurement=first_year)])),
+        "giant": report_of("node", (device, [Outcome(measurement=giant)])),
+        "smallest walk": report_of("node", (device, [Outcome(measurement=chase)])),
+    }
+
+
+@pytest.mark.parametrize("name", odd())
+def test_an_odd_report_is_shown_all_the_same(name: str) -> None:
+    one = odd()[name]
+    page = page_html(view(one))
+    assert "Seal and proof" in page
+    assert harness.report(one).startswith("# ")
+    specs = json.loads(page.split('id="specs">', 1)[1].split("</script>", 1)[0])
+    assert len({place for place, _ in specs}) == len(specs)
+
+
 # --- the command -------------------------------------------------------------------------------------------------------
 
 

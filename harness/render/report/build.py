@@ -16,7 +16,7 @@ from harness.scoring.price import quote
 
 __all__ = ["DETAILED_MOST", "page_of"]
 
-DETAILED_MOST = 6  # devices that are shown one by one; of more, what they have in common and what stands out
+DETAILED_MOST = 8  # devices that are shown one by one; of more, what they have in common and what stands out
 
 
 def page_of(reports: Sequence[Report], made_by: str) -> Page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -160,7 +161,7 @@ def _measured_row(m: Measurement) -> ResultRow:
         params=told_params(m.job),
         value=f"{number(best.value)} {best.unit}",
         interval=f"{low} to {high}",
-        noise=f"±{percent(m.interval.high_s / m.time_s - 1)}",
+        noise=_noise(m),
         clock=f"{m.clock_mhz:.0f} MHz" if m.clock_mhz else "",
         reached="" if m.ceiling is None else percent(m.ceiling.reached_fraction),
         energy="" if gross is None else _joules(gross),
@@ -168,6 +169,11 @@ def _measured_row(m: Measurement) -> ResultRow:
         tone=tone_of(m.state),
         reason="" if m.state == "valid" else tame(m.reason),
     )
+
+
+def _noise(m: Measurement) -> str:
+    far = m.interval.high_s / m.time_s - 1
+    return f"±{percent(far)}" if math.isfinite(far) else "unknown"
 
 
 def _bare_row(job: Job, state: str, reason: str) -> ResultRow:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from harness.render.report.views import DeviceView, FleetView, NodeView, Page
-from harness.render.report.words import money, number
+from harness.render.report.words import money, number, visible
 
 __all__ = ["page_markdown"]
 
@@ -25,7 +25,7 @@ def page_markdown(page: Page) -> str:
 
 
 def _safe(text: str) -> str:
-    return _MARK.sub(r"\\\1", text)
+    return _MARK.sub(r"\\\1", visible(text))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

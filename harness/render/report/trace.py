@@ -65,7 +65,7 @@ def _placed(measured: Sequence[Measurement]) -> list[tuple[float, Measurement]]:
 def _epoch_s(m: Measurement) -> float:
     try:
         return datetime.fromisoformat(m.started_at).timestamp()
-    except ValueError:  # a stranger's report may say anything here
+    except (ValueError, OverflowError, OSError):  # a stranger's report may say anything here
         return 0.0
 
 
