@@ -23,7 +23,7 @@ from test_scoring import failed
 import harness
 from harness import codec
 from harness.cli import cli
-from harness.errors import FailureError
+from harness.errors import FailureError, MisuseError
 from harness.model import Device, Measurement, Note, Outcome, Preflight, Report, TelemetrySample, Work
 from harness.render.report import view
 from harness.render.report.page import page_html
@@ -309,6 +309,31 @@ def test_text_is_tamed(text: str, told: str) -> None:
 
 def test_sizes_are_told_as_people_tell_them() -> None:
     assert [binary(v) for v in (4096, 8192, 1 << 14, 1 << 20, 3 << 20, 1 << 30, 1000)] == ["4096", "8192", "16 Ki", "1 Mi", "3 Mi", "1 Gi", "1000"]  # fmt: skip
+
+
+# --- proofs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_transcript_is_judged_and_laid_to_its_device(tmp_path: Path) -> None:
+    from proofs import answered, commit, issued
+
+    from harness.proof import transcript
+
+    device = replace(card(RTX_4090, 1), uuid="CPU-test")
+    one, file = report_of("node", (device, [stream(device, 9e11)])), tmp_path / "proof"
+    transcript.write(file, *answered(commit(issued()), asked=None))
+    (proof,) = view(one, proofs=[file]).nodes[0].proofs
+    assert (proof.tone, proof.device) == ("good", "cuda:1 · NVIDIA GeForce RTX 4090")
+    assert proof.headline == "The work of a challenge was done, by nobody knows whom: it is unsigned"
+    assert proof.proven
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    (broken,) = view(one, proofs=[file]).nodes[0].proofs
+    assert (broken.tone, broken.proven) == ("bad", ())
+    other = report_of("node", (card(RTX_4090, 2), []))
+    with pytest.raises(MisuseError, match="about device 'CPU-test'; the reports have GPU-"):
+        view(other, proofs=[file])
 
 
 # --- odd reports -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ __all__ = ["report"]
 @click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request; also done where no file is asked for.")  # fmt: skip
 @click.option("--csv", metavar="FILE.csv", help="One row an outcome, for a spreadsheet.")
 @click.option("--parquet", metavar="FILE.parquet", help="The same with every raw time, for programs.")
+@click.option("--proof", "proofs", multiple=True, metavar="TRANSCRIPT", help="What `harness prove` wrote for one of the devices; may be given for each.")  # fmt: skip
 @json_option
 def report(
     *,
@@ -23,6 +24,7 @@ def report(
     markdown: bool,
     csv: str | None,
     parquet: str | None,
+    proofs: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Write what reports say, for people: verdict, scores, roofline, latencies, telemetry, price and seal.
@@ -32,7 +34,7 @@ def report(
     """
     from harness.render.report import report as written
 
-    text = written(*reports, html=html, csv=csv, parquet=parquet)
+    text = written(*reports, html=html, csv=csv, parquet=parquet, proofs=proofs)
     files = [file for file in (html, csv, parquet) if file is not None]
     if as_json:
         show_json({"files": files, "markdown": text if markdown or not files else None})

@@ -6,7 +6,7 @@ Records become views (plain data, made by pure functions), views become figures,
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ def report(
     html: str | Path | None = None,
     csv: str | Path | None = None,
     parquet: str | Path | None = None,
+    proofs: Sequence[str | Path] = (),
 ) -> str:
     """Write what reports say into the files that are named, and return it as Markdown.
 
@@ -33,16 +34,17 @@ def report(
         html: a page to be opened anywhere, without a network; needs the extra `report`.
         csv: one row an outcome, for a spreadsheet.
         parquet: the same with every raw time, for programs.
+        proofs: transcripts of challenges to the devices, which are judged anew.
 
     Raises:
-        MisuseError: there is no such file.
+        MisuseError: there is no such file, or a transcript is about none of the devices.
         ForgeryError: a file is not a report, or was changed.
         FailureError: a file cannot be written, or the extra is not installed.
     """
     from harness.render.report.markdown import page_markdown
 
     held = tuple(_gathered(reports))
-    page = view(*held)
+    page = view(*held, proofs=proofs)
     if html is not None:
         from harness.render.report.page import page_html
 
@@ -57,7 +59,7 @@ def report(
     return page_markdown(page)
 
 
-def view(*reports: Source) -> Page:
+def view(*reports: Source, proofs: Sequence[str | Path] = ()) -> Page:
     """Return what reports show, as data: the page before it is drawn.
 
     Raises:
@@ -75,7 +77,7 @@ def view(*reports: Source) -> Page:
     when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     from harness.render.report.words import tame
 
-    return page_of(held, f"Measured {tame(when, 60)}; drawn by harness {version}")
+    return page_of(held, f"Measured {tame(when, 60)}; drawn by harness {version}", proofs)
 
 
 def _gathered(sources: tuple[Source, ...]) -> Iterator[Report]:

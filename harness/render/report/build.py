@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.model import Quote, Report
 from harness.render.report.device import Peers, device_view
 from harness.render.report.fleet import Member, deviations, fleet_view
+from harness.render.report.proofs import proofs_of
 from harness.render.report.trust import trust
-from harness.render.report.views import Fact, NodeView, Page
+from harness.render.report.views import Fact, NodeView, Page, ProofView
 from harness.render.report.words import tame
 from harness.scoring.capability import capability
 from harness.scoring.fleet import Fleet, fleet
@@ -19,17 +21,22 @@ __all__ = ["DETAILED_MOST", "page_of"]
 DETAILED_MOST = 8  # devices that are shown one by one; of more, what they have in common and what stands out
 
 
-def page_of(reports: Sequence[Report], made_by: str) -> Page:
-    """Return the view of one or several reports; a report given twice counts once.
+def page_of(reports: Sequence[Report], made_by: str, proofs: Sequence[str | Path] = ()) -> Page:
+    """Return the view of one or several reports, with transcripts of challenges to their devices; a report given twice counts once.
 
     Raises:
-        ForgeryError: a seal does not name each outcome.
+        MisuseError: a transcript is about none of the devices.
+        ForgeryError: a seal does not name each outcome, or a transcript is none.
     """
     distinct = list({r.seal.digest: r for r in reports}.values())
-    judged = fleet(distinct)
+    judged, proven = fleet(distinct), proofs_of(proofs, distinct)
     members = [m for r in distinct for m in _members(r)]
     device_count = sum(len(r.devices) for r in distinct)
-    nodes = tuple(_node(i, r, judged, members) for i, r in enumerate(distinct)) if device_count <= DETAILED_MOST else ()
+    nodes = (
+        tuple(_node(i, r, judged, members, proven.get(r.seal.digest, ())) for i, r in enumerate(distinct))
+        if device_count <= DETAILED_MOST
+        else ()
+    )
     together = device_count > 1 and (len(members) > 1 or not nodes)
     return Page(
         title=_title(distinct, device_count),
@@ -53,7 +60,7 @@ def _members(report: Report) -> list[Member]:
     return [Member(report.node.name, selectors[c.device_uuid], c) for c in capability(report)]
 
 
-def _node(at: int, report: Report, judged: Fleet, members: Sequence[Member]) -> NodeView:
+def _node(at: int, report: Report, judged: Fleet, members: Sequence[Member], proofs: tuple[ProofView, ...]) -> NodeView:
     quotes: dict[str, Quote] = {q.device_uuid: q for q in quote(report)}
     found, far = {c.device_uuid: c for c in capability(report)}, deviations(members)
     cards = {c.device_uuid: c for c in judged.cards if c.node == report.node.name}
@@ -69,6 +76,7 @@ def _node(at: int, report: Report, judged: Fleet, members: Sequence[Member]) -> 
         emulated=report.emulated,
         facts=tuple(_surroundings(report)),
         seal=trust(report),
+        proofs=proofs,
         devices=tuple(views),
     )
 

@@ -54,6 +54,8 @@ def _fleet(fleet: FleetView) -> Iterator[str]:
 def _node(node: NodeView) -> Iterator[str]:
     yield f"## Node {_safe(node.node)}"
     yield f"{_safe(node.seal.headline)}."
+    for proof in node.proofs:
+        yield f"{_safe(proof.device)}: {_safe(proof.headline)}."
     for device in node.devices:
         yield from _device(device)
 

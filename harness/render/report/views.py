@@ -25,6 +25,7 @@ __all__ = [
     "Page",
     "Peak",
     "Peer",
+    "ProofView",
     "ResultRow",
     "Roof",
     "RoofPoint",
@@ -291,6 +292,17 @@ class SealView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProofView:
+    """What a transcript of a challenge establishes for a device."""
+
+    device: str
+    tone: Tone
+    headline: str
+    proven: tuple[str, ...]
+    not_proven: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeView:
     """One report."""
 
@@ -299,6 +311,7 @@ class NodeView:
     emulated: bool
     facts: tuple[Fact, ...]
     seal: SealView
+    proofs: tuple[ProofView, ...]
     devices: tuple[DeviceView, ...]
 
 
