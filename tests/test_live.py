@@ -115,6 +115,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = drawn(at_work(), 7.0, width)
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("0 of 14  0:07")
+    assert len(lines) == (5 if width >= 100 else 7)  # cut, not wrapped
 
 
 @pytest.mark.parametrize("width", [60, 160])
@@ -241,9 +242,18 @@ class Glancing(FakeRay):
 
     moment: object = b""
 
+    def __init__(self, answers: Callable[[Job], object]) -> None:
+        super().__init__(answers)
+        self.byes: list[tuple[str, ...]] = []
+
+    def _acknowledged(self, told: tuple[str, ...]) -> Ref:
+        self.byes.append(told)
+        return Ref(b"")
+
     def remote(self, **options: Any) -> Any:
         actor = super().remote(**options)(None).options().remote()
         actor.glance = SimpleNamespace(remote=lambda: Ref(self.moment))
+        actor.acknowledge = SimpleNamespace(remote=self._acknowledged)
         return lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))
 
 
@@ -270,6 +280,19 @@ def test_a_lease_at_work_is_asked_what_it_does_and_its_answer_harms_nothing(answ
     (uuid, heard), *_ = told
     assert (uuid, heard.job, heard.sample) == ("GPU-1", work.jobs[0], HOT)
     assert abs(heard.at_s - time.monotonic()) < 60  # by the clock of who watches
+
+
+def test_a_lease_that_never_says_what_it_does_is_told_goodbye_all_the_same() -> None:
+    ray = Glancing(answers=skip)
+    ray.moment = ...
+    orders = Orders(
+        effort=Effort(warmup_s=0.0, budget_s=0.0),
+        started=lambda _: None,
+        out_of_time=lambda: None,
+        glanced=lambda *_: None,
+    )
+    assert len(list(run_on_ray([errand("CPU-1")], orders, ray))) == 1
+    assert [len(told) for told in ray.byes] == [1]  # so its node can forget what it kept
 
 
 def test_a_lease_pins_its_moments_up_where_it_can_be_asked_for_them(
