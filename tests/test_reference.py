@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pytest
 import yaml  # type: ignore[import-untyped]  # it comes with Ray
+from click.shell_completion import BashComplete
 
 from harness.cli import cli
 from harness.cli.reference import command_markdown, reference, walk
@@ -209,14 +210,11 @@ def test_the_version_imports_nothing_that_it_tells_of() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def completed(words: str, shell: str = "bash") -> list[str]:
+def completed(words: str) -> list[str]:
     """Return what a shell would offer for the last word."""
-    env = {"_HARNESS_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-    code = "from harness.cli import main; import sys; sys.argv[0] = 'harness'; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | env
-    )
-    return [line.split(",")[-1] for line in done.stdout.split()]
+    *before, last = words.split(" ")[1:]
+    shell = BashComplete(cli, {}, "harness", "_HARNESS_COMPLETE")
+    return [item.value for item in shell.get_completions(before, last)]
 
 
 def test_commands_options_and_benchmarks_are_completed() -> None:
