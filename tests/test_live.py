@@ -92,6 +92,7 @@ def test_a_batch_that_is_under_way_moves_the_count_before_it_is_handed_over() ->
         tally.started(job, 0.0)
     tally.heard({"GPU-1": Moment(at_s=1.0, job=jobs[0], phase="measuring", done_count=3, sample=HOT)})
     assert (tally.done, tally.finished) == (0, 3)
+    assert drawn(tally, 1.0, 80)[0].startswith("0 of 7 saved  0:01  3 more measured")
     for job in jobs:
         tally.ended(Outcome(skipped=Skipped(job=job, reason="")), 2.0)
     assert (tally.done, tally.finished) == (4, 4)
@@ -114,7 +115,7 @@ def at_work() -> Tally:
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = drawn(at_work(), 7.0, width)
     assert max(map(len, lines)) <= width
-    assert lines[0].startswith("0 of 14  0:07")
+    assert lines[0].startswith("0 of 14 saved  0:07")
     assert len(lines) == (5 if width >= 100 else 7)  # cut, not wrapped
 
 

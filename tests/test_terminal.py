@@ -24,7 +24,7 @@ def test_progress_moves_and_fits(columns: int) -> None:
     with Terminal([FAKE, "run"], columns=columns) as terminal:
         assert terminal.end() == 1  # the story ends with an error
         seen = plain(terminal.text)
-    counts = [int(n) for n in re.findall(r"(\d+) of 6  \d:\d\d", seen)]
+    counts = [int(n) for n in re.findall(r"(\d+) of 6 saved  \d:\d\d", seen)]
     assert counts[0] == 0
     assert counts == sorted(counts)
     assert len(set(counts)) > 2, counts

@@ -110,7 +110,7 @@ def _how_to_go_on(out: str, resume: Sequence[str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if again := _again(out, resume, before):
-            click.echo(f"harness: what was measured is on disk; finish it with `harness run {again}`", err=True)
+            click.echo(f"harness: what was saved stays; finish it with `harness run {again}`", err=True)
         raise
     except FailureError as err:
         again = _again(out, resume, before)

@@ -68,7 +68,9 @@ def clock(elapsed_s: float) -> str:
 
 
 def _head(tally: Tally, now_s: float) -> Text:
-    head = Text.assemble((f"{tally.finished} of {tally.total}", "bold"), f"  {clock(now_s - tally.began_s)}")
+    head = Text.assemble((f"{tally.done} of {tally.total} saved", "bold"), f"  {clock(now_s - tally.began_s)}")
+    if tally.finished > tally.done:  # a batch is handed over whole, after a last look at who else was on the device
+        head.append(f"  {tally.finished - tally.done} more measured")
     left_s = tally.left_s(now_s)
     if left_s is not None:
         head.append(f"  about {roughly(left_s)} left" if left_s > _ALMOST_S else "  almost done")
