@@ -1,7 +1,7 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
-Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
+Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `report`, `verify`, `keygen`,
+`schema`, `doctor`, `watch`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
 is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
@@ -16,9 +16,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.cluster.checkup import doctor
     from harness.cluster.nodes import node
     from harness.cluster.replay import audit, prove
     from harness.cluster.session import Finished, devices, run
+    from harness.cluster.telemetry import watch
     from harness.codec import schema
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.fitting.backtest import backtest, refit
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from harness.proof.verify import verify
     from harness.registry import Case, Skip, Work, benchmark
     from harness.registry import find as list  # noqa: A004 - the command's name
+    from harness.render.report import report
     from harness.scoring.costs import Costs, load_costs
     from harness.scoring.evidence import fleet, load, price, quote, score
     from harness.scoring.market_model import Features, MarketModel
@@ -42,9 +45,11 @@ if TYPE_CHECKING:
     from harness.scoring.recompute import recompute
 
 _HOMES = {
+    "harness.cluster.checkup": ("doctor",),
     "harness.cluster.nodes": ("node",),
     "harness.cluster.replay": ("audit", "prove"),
     "harness.cluster.session": ("Finished", "devices", "run"),
+    "harness.cluster.telemetry": ("watch",),
     "harness.codec": ("schema",),
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.fitting.backtest": ("backtest", "refit"),
@@ -57,6 +62,7 @@ _HOMES = {
     "harness.proof.signing": ("keygen",),
     "harness.proof.verify": ("verify",),
     "harness.registry": ("Case", "Skip", "Work", "benchmark", "list"),
+    "harness.render.report": ("report",),
     "harness.scoring.costs": ("Costs", "load_costs"),
     "harness.scoring.evidence": ("fleet", "load", "price", "quote", "score"),
     "harness.scoring.market_model": ("Features", "MarketModel"),
@@ -97,6 +103,7 @@ __all__ = [
     "check",
     "compare",
     "devices",
+    "doctor",
     "export",
     "fleet",
     "keygen",
@@ -112,12 +119,14 @@ __all__ = [
     "quote",
     "recompute",
     "refit",
+    "report",
     "run",
     "schema",
     "score",
     "serve_bench",
     "verifier",
     "verify",
+    "watch",
 ]
 
 

@@ -11,6 +11,7 @@ import sys
 import click
 
 from harness.cli.compare import compare
+from harness.cli.doctor import doctor
 from harness.cli.fleet import fleet
 from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
@@ -19,9 +20,12 @@ from harness.cli.node import node
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.proof import audit, challenge, check, prove
+from harness.cli.report import report
 from harness.cli.run import run
 from harness.cli.serve_bench import serve_bench
+from harness.cli.shape import Sections, show_version, with_examples
 from harness.cli.slot import prover, verifier
+from harness.cli.watch import watch
 from harness.errors import HarnessError, MisuseError
 
 __all__ = ["cli", "main"]
@@ -30,16 +34,28 @@ _INTERRUPTED = 130
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
+    cls=Sections,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
 )
-@click.version_option(package_name="gpu-assay", prog_name="harness")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=show_version,
+    help="Show the version, and what else a report of a defect should say.",
+)
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Measure GPUs, prove what was measured, score it and price it.
 
     \b
+    harness doctor           what can be measured here, and what to mend first
     harness run              measure this machine and price it
     harness verify FILE      check somebody's report
+
+    Results go to stdout, progress to stderr; --json puts one JSON document on the last line of stdout.
     Exit codes: 0 good, 1 failure, 2 misuse, 3 wrong answer, 4 bad or forged file.
     """
     if ctx.invoked_subcommand is None:
@@ -54,6 +70,7 @@ for command in (
     score,
     quote,
     compare,
+    report,
     verify,
     keygen,
     schema,
@@ -67,8 +84,11 @@ for command in (
     prove,
     check,
     audit,
+    doctor,
+    watch,
 ):
     cli.add_command(command)
+with_examples(cli)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import json
 import click
 
 from harness import codec, registry
+from harness.cli import reference
 from harness.cli.output import hushed, json_option, show, show_json
 from harness.errors import HarnessError, MisuseError
 from harness.render import text
@@ -56,10 +57,21 @@ def _check(ctx: click.Context, nonce: str | None, *, as_json: bool) -> None:
 
 
 @click.command("list")
+@click.option("--commands", is_flag=True, help="List the commands of this program instead.")
+@click.option(
+    "--full", is_flag=True, help="With --commands and --markdown: the page of all commands and their options."
+)
 @click.option("--markdown", is_flag=True, help="As a Markdown table.")
 @json_option
-def list_benchmarks(*, markdown: bool, as_json: bool) -> None:
+@click.pass_context
+def list_benchmarks(ctx: click.Context, *, commands: bool, full: bool, markdown: bool, as_json: bool) -> None:
     """List the benchmarks, ours and those of installed plug-ins."""
+    if commands or full:
+        if full and not (commands and markdown):
+            msg = "--full is a page of Markdown about the commands: give --commands --markdown --full"
+            raise MisuseError(msg)
+        _commands(ctx, full=full, markdown=markdown, as_json=as_json)
+        return
     found = registry.find()
     if as_json:
         show_json([_entry(b) for b in found])
@@ -67,6 +79,17 @@ def list_benchmarks(*, markdown: bool, as_json: bool) -> None:
         click.echo(text.benchmark_markdown(found))
     else:
         show(text.benchmark_table(found))
+
+
+def _commands(ctx: click.Context, *, full: bool, markdown: bool, as_json: bool) -> None:
+    root = ctx.find_root().command
+    assert isinstance(root, click.Group)  # noqa: S101 - the program itself
+    if as_json:
+        show_json([{"call": call, "does": does} for call, does in reference.command_rows(root)])
+    elif markdown:
+        click.echo(reference.reference(root) if full else reference.command_markdown(root))
+    else:
+        show(text.command_table(tuple(reference.command_rows(root))))
 
 
 def _entry(bench: registry.Benchmark) -> dict[str, object]:

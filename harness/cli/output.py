@@ -10,7 +10,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -19,7 +19,7 @@ from rich.segment import Segment
 from harness import codec
 from harness.cluster.rayenv import quiet
 
-__all__ = ["hushed", "json_option", "on_one_line", "show", "show_json", "stderr"]
+__all__ = ["hushed", "json_option", "on_one_line", "show", "show_json", "stderr", "stdout"]
 
 # A stranger's report is text, not commands to the terminal: escape sequences in it are shown as what they are not.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
@@ -46,6 +46,10 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split()).translate(_CONTROLS)
 
 
+def _colours() -> Literal["auto"] | None:
+    return None if os.environ.get("NO_COLOR") else "auto"  # with colour go the bold and the dim
+
+
 def _width(terminal: bool) -> int:
     return shutil.get_terminal_size().columns if terminal else _WIDE
 
@@ -56,7 +60,7 @@ def show(*parts: RenderableType) -> None:
     console = Console(
         file=sys.stdout,
         width=max(_width(terminal), 60),
-        color_system=None if os.environ.get("NO_COLOR") else "auto",  # with colour go the bold and the dim
+        color_system=_colours(),
         soft_wrap=not terminal,
         markup=False,
         emoji=False,
@@ -78,9 +82,15 @@ def stderr() -> Console:
     except (OSError, ValueError):  # no real file, as under a test
         return Console(file=sys.stderr, width=_width(sys.stderr.isatty()))
     file = os.fdopen(fd, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1)
-    console = Console(file=file, width=_width(file.isatty()))
+    # A terminal may be made wider or narrower meanwhile.
+    console = Console(file=file, width=None if file.isatty() else _WIDE, color_system=_colours())
     weakref.finalize(console, file.close)
     return console
+
+
+def stdout() -> Console:
+    """Return the console for what moves on stdout: only for a terminal."""
+    return Console(file=sys.stdout, color_system=_colours())
 
 
 def hushed(ray: str | None) -> AbstractContextManager[object]:

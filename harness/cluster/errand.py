@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from harness import registry
+from harness.cluster import board
 from harness.cluster.lease import Lease, Order
 from harness.cluster.plan import batches, deadline_s
 from harness.cluster.signals import Lane, Patience, Start
 from harness.cluster.task import Inventory
+from harness.measure.moment import Moment
 from harness.measure.rounds import Effort
 from harness.model import Attempt, Device, DeviceKind, Job
 
@@ -78,6 +81,8 @@ class Orders:
     together: bool = False  # the GPUs of a node start each batch at the same moment
     patience: Patience = field(default_factory=Patience)
     lease: Callable[[Sequence[DeviceKind]], Lease] = Lease
+    live: Path | None = None  # the folder to pin each moment in, where it is of the same machine as the devices
+    glanced: Callable[[str, Moment], None] | None = None  # hears now and then what a device elsewhere does, by its UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +105,13 @@ class Desk:
             peers=self.errand.peers(first),
             idle_w=self.errand.idle_w(first),
             alone=not self.orders.force,
+            live=self._live(),
         )
+
+    def _live(self) -> str | None:
+        if self.orders.live:
+            return str(board.place(self.orders.live, self.device))
+        return "" if self.orders.glanced else None
 
     def hindrance_on_ray(self, job: Job) -> str | None:
         """Return why not to measure a job through Ray."""

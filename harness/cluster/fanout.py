@@ -7,21 +7,19 @@ and none are Ray's, and nothing waits for Ray without a timeout.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from harness import codec
 from harness.cluster.errand import Desk, Errand, Orders, desks
-from harness.cluster.lease import Lease, Order
+from harness.cluster.lease import Lease
 from harness.cluster.local import drive
 from harness.cluster.pulse import Pulse
 from harness.cluster.rayenv import prepare
+from harness.cluster.remote import Remote
 from harness.cluster.signals import (
     Acquire,
     Broke,
@@ -39,6 +37,7 @@ from harness.cluster.signals import (
 from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory, answers
 from harness.errors import FailureError, ForgeryError, MisuseError
+from harness.measure.moment import Moment
 from harness.model import DeviceKind, Outcome
 
 __all__ = ["connect", "inspect_on_ray", "run_on_ray", "survey"]
@@ -47,6 +46,8 @@ _INSPECT_S = 120.0  # to start an actor and have it look around
 _GET_S = 15.0  # for a reply that Ray says is there
 _CENSUS_S = 1.0
 _FAREWELL_S = 2.0
+_GLANCE_S = 2.0  # from one look at what the leases do to the next, for who watches
+_GLANCE_SHARE_S = 0.02  # and more for a large fleet: so much for each lease
 _SLOTS = 4  # calls that a lease answers side by side: a measurement, and whatever asks after it
 _NO_GPU = "Ray was told of no GPU on its node: start the node so that it sees them"
 
@@ -106,7 +107,7 @@ class _Call:
     """A call to an actor that has not been answered."""
 
     lane: str
-    what: Literal["collect", "measure", "late", "ping", "bye", "scout"]
+    what: Literal["collect", "measure", "late", "ping", "bye", "scout", "glance"]
     start: Start | None = None
     told: tuple[str, ...] = ()  # the replies that it acknowledges
 
@@ -131,7 +132,7 @@ class _OnRay:
         self._fresh: list[tuple[str, str]] = []
         self._leaving: list[str] = []
         self._events: list[Event] = []
-        self._census_at = 0.0
+        self._census_at = self._glance_at = 0.0
 
     def do(self, command: Command) -> None:
         match command:
@@ -145,7 +146,7 @@ class _OnRay:
             case Ping(lane):
                 self._calls[self._actors[lane].ping.remote()] = _Call(lane=lane, what="ping")
             case Release(lane):
-                if any(call.lane == lane and call.what != "late" for call in self._calls.values()):
+                if any(call.lane == lane and call.what not in {"late", "glance"} for call in self._calls.values()):
                     self._kill(lane)
                 else:
                     self._leaving.append(lane)
@@ -170,6 +171,7 @@ class _OnRay:
 
     def poll(self, wait_s: float, missing: Sequence[str], /) -> list[Event]:
         beats = self._pulse.beats()
+        self._glance()
         events, self._events = self._events, []
         refs = list(self._calls)
         if refs:
@@ -177,7 +179,11 @@ class _OnRay:
             if ready:
                 ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
             for ref in ready:
-                events += self._answer(self._calls.pop(ref), ref)
+                call = self._calls.pop(ref)
+                if call.what == "glance":
+                    self._tell(call.lane, ref)
+                else:
+                    events += self._answer(call, ref)
         elif not events:
             time.sleep(wait_s)
         if missing and beats and time.monotonic() >= self._census_at:
@@ -217,6 +223,23 @@ class _OnRay:
                 self._known[lane] = frozenset()
                 self._dismiss(lane)
         return []
+
+    def _glance(self) -> None:
+        """Ask each lease at work what it does, if anybody watches: now and then, and never before it has answered."""
+        now_s = time.monotonic()
+        if self._orders.glanced is None or now_s < self._glance_at:
+            return
+        lanes = {what: {c.lane for c in self._calls.values() if c.what == what} for what in ("measure", "glance")}
+        for lane in lanes["measure"] - lanes["glance"]:
+            self._glance_at = now_s + max(_GLANCE_S, _GLANCE_SHARE_S * len(self._actors))
+            self._calls[self._actors[lane].glance.remote()] = _Call(lane=lane, what="glance")
+
+    def _tell(self, lane: str, ref: Any) -> None:
+        """Hand on what a lease does; whatever else it answers is nobody's concern, and its measurement will say."""
+        with suppress(ForgeryError, TypeError, self._ray.exceptions.RayError):
+            moment = codec.decode(self._ray.get(ref, timeout=_GET_S), Moment)
+            if self._orders.glanced:  # the clock in it is another machine's
+                self._orders.glanced(self._desks[lane].device.uuid, replace(moment, at_s=time.monotonic()))
 
     def _heard_of(self, lane: str, reply: Reply) -> Reply:
         self._fresh.append((lane, reply.attempt))
@@ -284,35 +307,6 @@ def _reply(data: Any, start: Start) -> Reply:
     return reply
 
 
-class _Remote:
-    """A lease as an actor. It speaks canonical bytes, so that nothing it returns is ever unpickled into an object of ours."""
-
-    def __init__(self, kinds: tuple[DeviceKind, ...], lease: Callable[[Sequence[DeviceKind]], Lease]) -> None:
-        self._lease = lease(kinds)
-        self._one = threading.Lock()  # calls come side by side, and a device does one thing at a time
-
-    def inspect(self, idle_s: float) -> bytes:
-        with self._one:
-            return codec.encode(self._lease.inspect(idle_s))
-
-    def collect(self, run: str, uuid: str, have: tuple[str, ...]) -> bytes:
-        return codec.encode(self._lease.collect(run, uuid, have))
-
-    def acknowledge(self, have: tuple[str, ...]) -> bytes:
-        self._lease.acknowledge(have)
-        return b""
-
-    def ping(self) -> bytes:
-        return b""
-
-    def measure(self, order: bytes, have: tuple[str, ...]) -> bytes:
-        if b"OMP_NUM_THREADS=" not in Path("/proc/self/environ").read_bytes():
-            os.environ.pop("OMP_NUM_THREADS", None)  # before each call Ray sets it to 1: BLAS would use one core
-        with self._one:
-            self._lease.acknowledge(have)
-            return codec.encode(self._lease.carry_out(codec.decode(order, Order)))
-
-
 def _actor(
     ray: Any,
     place: str,
@@ -323,7 +317,7 @@ def _actor(
 ) -> Any:
     """Start a lease on one node. Never restarted and never retried by Ray: a benchmark must not run twice unseen."""
     # In the decorator and not in `options`, where Ray would treat the GPU as one that may be shared by calls.
-    remote = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=_SLOTS)(_Remote)
+    remote = ray.remote(num_gpus=gpus, num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=_SLOTS)(Remote)
     return remote.options(label_selector={"ray.io/node-id": place}).remote(kinds, lease)
 
 

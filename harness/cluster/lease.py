@@ -39,6 +39,7 @@ class Order:
     peers: tuple[str, ...] = ()
     idle_w: float | None = None
     alone: bool = True  # whether it matters that nobody else computes on the device
+    live: str | None = None  # the file to pin each moment to; empty: the node's own, which can be asked for
 
 
 class Lease:
@@ -134,6 +135,7 @@ class Lease:
             device=order.device,
             effort=adapted(order.effort, order.device.kind),
             idle_w=order.idle_w,
+            live=order.live,
         )
         deadline = deadline_s(order.effort, order.device, order.jobs)
         reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from harness import codec, registry
 from harness.errors import MisuseError
-from harness.measure.rounds import EFFORTS, Effort
+from harness.measure.rounds import EFFORTS, Effort, adapted
 from harness.model import Device, Job, Params, Regime
 
-__all__ = ["batches", "check", "choose", "deadline_s", "effort_for", "plan", "seed_or_fresh"]
+__all__ = ["batches", "check", "choose", "deadline_s", "effort_for", "expected_s", "plan", "seed_or_fresh"]
 
 _SEED = re.compile(r"[0-9a-f]{1,64}")
 _TOGETHER = 8  # jobs that take turns: enough to space each one's rounds, few enough to fit into memory
@@ -129,6 +129,15 @@ def deadline_s(effort: Effort, device: Device, jobs: Sequence[Job] = ()) -> floa
     soaking_s = effort.soak_max_s + effort.energy_s + effort.cool_max_s
     lasting = sum(burst_s + (soaking_s if job.regime == "sustained" else 0.0) for job in jobs) if jobs else burst_s
     return (600.0 if device.emulated else 120.0) + lasting
+
+
+def expected_s(effort: Effort, device: Device, job: Job) -> float:
+    """Guess how long a job takes: for whoever waits, and to be corrected by what is seen."""
+    own = adapted(effort, device.kind)
+    burst_s = _SETUP_S + own.warmup_s + own.budget_s
+    if job.regime == "burst":
+        return burst_s
+    return _SETUP_S + own.warmup_s + own.soak_min_s + max(own.energy_s, own.rounds_min * own.space_s)
 
 
 def batches(jobs: Sequence[Job]) -> Iterator[tuple[Job, ...]]:

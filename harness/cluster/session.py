@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harness import codec
 from harness.cluster.errand import Errand, Orders
@@ -19,20 +19,33 @@ from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
 from harness.cluster.task import Inventory
 from harness.cluster.tries import Tries
 from harness.errors import MisuseError
+from harness.measure.moment import Moment
+from harness.measure.rounds import Effort
 from harness.measure.runner import now
 from harness.model import Device, Job, Node, Outcome, Report
 from harness.proof.seal import OPEN
 from harness.proof.signing import Key, load_key
 
-__all__ = ["Finished", "Progress", "Silent", "devices", "run"]
+__all__ = ["Finished", "Outlook", "Progress", "Silent", "Watcher", "devices", "run"]
 
 KEY_VARIABLE = "HARNESS_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """How a run will go about its jobs."""
+
+    effort: Effort
+    nodes: Mapping[str, str]  # the name of each device's node, by the device's UUID
+    side_by_side: bool  # whether devices work at the same time
 
 
 class Progress(Protocol):
     """Whoever wants to follow a run."""
 
-    def planned(self, devices: Sequence[Device], jobs: Sequence[Job], already: int) -> None:
+    def planned(
+        self, devices: Sequence[Device], jobs: Sequence[Job], already: int, outlook: Outlook | None = None
+    ) -> None:
         """Hear what is about to run; `already` jobs were done by an earlier run."""
 
     def started(self, job: Job) -> None:
@@ -42,10 +55,20 @@ class Progress(Protocol):
         """Hear how a job ended, after it is on disk."""
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """A follower that also wants to know now and then what devices on other machines do."""
+
+    def glanced(self, uuid: str, moment: Moment) -> None:
+        """Hear what a device does."""
+
+
 class Silent:
     """A follower that says nothing."""
 
-    def planned(self, devices: Sequence[Device], jobs: Sequence[Job], already: int) -> None:
+    def planned(
+        self, devices: Sequence[Device], jobs: Sequence[Job], already: int, outlook: Outlook | None = None
+    ) -> None:
         """Ignore it."""
 
     def started(self, job: Job) -> None:
@@ -83,6 +106,7 @@ def run(
     force: bool = False,
     together: bool = False,
     progress: Progress | None = None,
+    live: str | Path | None = None,
 ) -> tuple[Finished, ...]:
     """Measure, and write one sealed report a node.
 
@@ -101,6 +125,7 @@ def run(
         force: measure also a device that the preflight advises against.
         together: the GPUs of a node start each batch at the same moment, to show what they take from each other.
         progress: whoever wants to follow.
+        live: folder in which each device of this machine has its last moment pinned up (`harness.cluster.board`); not through Ray.
 
     Returns:
         The reports, whose outcomes may include failures: look before you trust.
@@ -110,6 +135,7 @@ def run(
         FailureError: nothing could be run, or a report could not be written.
     """
     signing, follower = _key(key), progress or Silent()
+    ways = _Ways(force=force, together=together, live=Path(live) if live and not ray else None)
     if unfinished := (resume,) if isinstance(resume, str | Path) else tuple(resume):
         with ExitStack() as held:
             journals = [held.enter_context(reopen(file, signing)) for file in unfinished]
@@ -117,14 +143,23 @@ def run(
             cluster = held.enter_context(_reach(ray))
             found = _inspect(cluster, _idle_s(preset))
             tasks = [(_rest(journal, found), journal) for journal in journals]
-            return _carry_out(tasks, preset, cluster, budget_s, follower, force=force, together=together)
+            return _carry_out(tasks, preset, cluster, budget_s, follower, ways)
     digits = seed_or_fresh(seed)
     check(names, preset, budget_s)
     folder = prepare_folder(out)
     with _reach(ray) as cluster:
         seen = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
         tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(seen, device)]
-        return _carry_out(tasks, preset, cluster, budget_s, follower, force=force, together=together)
+        return _carry_out(tasks, preset, cluster, budget_s, follower, ways)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """How to carry a run out, and where to show it."""
+
+    force: bool
+    together: bool
+    live: Path | None
 
 
 def _reach(ray: str | None) -> AbstractContextManager[Any]:
@@ -214,21 +249,24 @@ def _carry_out(
     cluster: Any,
     budget_s: float | None,
     follower: Progress,
-    *,
-    force: bool,
-    together: bool,
+    ways: _Ways,
 ) -> tuple[Finished, ...]:
     jobs = [job for errand, _ in tasks for job in errand.jobs]
     books = {_name(journal.report): (journal, Tries(journal.path)) for _, journal in tasks}
     already = sum(len(journal.report.outcomes) for _, journal in tasks)
-    follower.planned([d for _, journal in tasks for d in journal.report.devices], jobs, already)
+    effort = effort_for(preset, budget_s, len(jobs))
+    nodes = {d.uuid: journal.report.node.name for _, journal in tasks for d in journal.report.devices}
+    outlook = Outlook(effort=effort, nodes=nodes, side_by_side=bool(cluster) or ways.together)
+    follower.planned([d for _, journal in tasks for d in journal.report.devices], jobs, already, outlook)
     orders = Orders(
-        effort=effort_for(preset, budget_s, len(jobs)),
+        effort=effort,
         started=follower.started,
         out_of_time=_clock(budget_s),
         tried=lambda errand, *what: books[errand.run][1].record(*what),
-        force=force,
-        together=together,
+        force=ways.force,
+        together=ways.together,
+        live=ways.live,
+        glanced=follower.glanced if cluster and isinstance(follower, Watcher) else None,
     )
     errands = [
         replace(errand, run=run, past=tries.past)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from harness import codec
+from harness.cluster import board
 from harness.device import identity
 from harness.device.cpu import CpuDevice, meminfo_bytes
 from harness.device.cuda import CudaDevice
@@ -47,6 +48,7 @@ class Task:
     effort: Effort | None = None
     idle_w: float | None = None
     idle_s: float = 0.0  # how long to watch the devices at rest
+    live: str | None = None  # the file to pin each moment to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,9 @@ def perform(request: bytes) -> Iterator[bytes]:
         raise FailureError(msg)
     with closing(_sensors(task.device)) as sensors:
         backend = _open(task.device)
-        for outcome in measure_together(task.jobs, backend, sensors, task.effort, idle_w=task.idle_w):
+        teller = board.teller(task.live)
+        for outcome in measure_together(task.jobs, backend, sensors, task.effort, idle_w=task.idle_w, teller=teller):
+            teller.done_count += 1
             yield codec.encode(outcome) + b"\n"  # canonical JSON has no line breaks of its own
 
 

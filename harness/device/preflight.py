@@ -6,16 +6,16 @@ A value that nobody could read gives no note.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.device.sensors import GpuProcess, compute_processes
 from harness.model import Device, Environment, Note, TelemetrySample
 
-__all__ = ["neighbours", "objections"]
+__all__ = ["MEMORY_BYTES", "by_topic", "neighbours", "objections"]
 
 _BUSY_FRACTION = 0.5  # an idle link drops to generation 1, so it is judged under load only
 _LOAD_FRACTION = 0.5
-_MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 4 << 30
 _GRAVITY = ("refuse", "tag", "info")
 
 
@@ -39,9 +39,27 @@ def objections(
         processes: its `neighbours`.
         environment: of its node.
     """
-    notes = [*_modes(device), *_power(device), *_memory(device, samples), *_link(device, samples)]
-    notes += [*_company(processes or ()), *(_host(environment) if environment else ())]
+    topics = by_topic(device, samples, processes=processes, environment=environment)
+    notes = [note for found in topics.values() for note in found]
     return tuple(sorted(notes, key=lambda note: _GRAVITY.index(note.severity)))
+
+
+def by_topic(
+    device: Device,
+    samples: Sequence[TelemetrySample] = (),
+    *,
+    processes: Sequence[GpuProcess] | None = None,
+    environment: Environment | None = None,
+) -> Mapping[str, tuple[Note, ...]]:
+    """Return the same by what it is about: modes, power, memory, link, company and host, whether there is anything to say or not."""
+    return {
+        "modes": tuple(_modes(device)),
+        "power": tuple(_power(device)),
+        "memory": tuple(_memory(device, samples)),
+        "link": tuple(_link(device, samples)),
+        "company": tuple(_company(processes or ())),
+        "host": tuple(_host(environment)) if environment else (),
+    }
 
 
 def _modes(device: Device) -> Iterator[Note]:
@@ -121,6 +139,6 @@ def _host(environment: Environment) -> Iterator[Note]:
     if load is not None and cpus is not None and load > _LOAD_FRACTION * cpus:
         yield Note(severity="tag", what=f"load average {load:.1f} on {cpus} CPUs", advice="end what else runs here")
     free = environment.memory_free_bytes
-    if free is not None and free < _MEMORY_BYTES:
+    if free is not None and free < MEMORY_BYTES:
         what = f"{free / 1e9:.1f} GB of memory free"
-        yield Note(severity="tag", what=what, advice=f"have {_MEMORY_BYTES / 1e9:.1f} GB free: operands are made there")
+        yield Note(severity="tag", what=what, advice=f"have {MEMORY_BYTES / 1e9:.1f} GB free: operands are made there")

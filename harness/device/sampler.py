@@ -162,6 +162,13 @@ class Sampler:
                 self._samples.append(self._notes.popleft()())
             return tuple(self._samples)
 
+    def latest(self) -> TelemetrySample | None:
+        """Return the last sample, and forget those before it: for who watches without end."""
+        with self._reading:
+            while self._notes:
+                self._samples = [self._notes.popleft()()]
+            return self._samples[-1] if self._samples else None
+
     @property
     def lost(self) -> str | None:
         """Why the sensors stopped answering, or None while they do."""

@@ -26,6 +26,7 @@ from harness.device.sampler import Sampler, Sensors
 from harness.errors import FailureError, HarnessError
 from harness.measure.ceiling import Reach, ceiling, measured_ceiling, reach
 from harness.measure.energy import spent
+from harness.measure.moment import Teller
 from harness.measure.rounds import Effort, enough
 from harness.measure.timing import Clockwork
 from harness.measure.validity import RETRIES_MOST, judge, objections, throttle_shares
@@ -63,18 +64,27 @@ def measure(job: Job, backend: Backend, sensors: Sensors, effort: Effort) -> Out
     return outcome
 
 
-def measure_together(
-    jobs: Sequence[Job], backend: Backend, sensors: Sensors, effort: Effort, *, idle_w: float | None = None
+def measure_together(  # noqa: PLR0913 - what is told apart stays apart
+    jobs: Sequence[Job],
+    backend: Backend,
+    sensors: Sensors,
+    effort: Effort,
+    *,
+    idle_w: float | None = None,
+    teller: Teller | None = None,
 ) -> Iterator[Outcome]:
     """Carry out jobs of one device, the burst ones in turns, and yield each outcome as it is known.
 
     An outcome is a measurement; `Skipped` where the device cannot run the point; or `Failed` with what went wrong. A point for which
-    memory ran out while others held theirs has its turn after them, alone. `idle_w` is what the device takes at rest.
+    memory ran out while others held theirs has its turn after them, alone. `idle_w` is what the device takes at rest; `teller` hears
+    between rounds what is being done.
     """
+    teller = teller or Teller()
     together = [job for job in jobs if job.regime == "burst"]
     crowded: list[Job] = []
     seats: list[_Seat] = []
     for job in together:
+        teller.tell(job, "setting up")
         seat, outcome = _sit_down(job, backend)
         if outcome is not None and seats and _wants_room(outcome):
             crowded.append(job)
@@ -82,14 +92,15 @@ def measure_together(
             yield outcome
         elif seat is not None:
             seats.append(seat)
-    yield from _in_turns(seats, backend, sensors, effort)
+    yield from _in_turns(seats, backend, sensors, effort, teller)
     seats.clear()
     for job in [*crowded, *(j for j in jobs if j.regime == "sustained")]:
+        teller.tell(job, "setting up")
         seat, outcome = _sit_down(job, backend)
         if seat is not None:
             seat.idle_w = idle_w
             turns = _sustained if job.regime == "sustained" else _in_turns
-            yield from turns([seat], backend, sensors, effort)
+            yield from turns([seat], backend, sensors, effort, teller)
         elif outcome is not None:
             yield outcome
 
@@ -171,7 +182,9 @@ def _what_broke(err: Exception) -> tuple[Literal["out_of_memory", "failed"], str
     return kind, f"{type(err).__name__}: {said} ({Path(last.filename).name}:{last.lineno})"
 
 
-def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort) -> Iterator[Outcome]:
+def _in_turns(
+    seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort, teller: Teller
+) -> Iterator[Outcome]:
     """Warm each job up, then take rounds in turns until all have enough."""
     if not seats:
         return
@@ -179,6 +192,7 @@ def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort
     with Sampler(sensors) as sampler:
         playing = []
         for seat in seats:
+            teller.tell(seat.job, "warming up", sampler=sampler)
             outcome = _attempt(seat, lambda seat=seat: _begin(seat, backend, sampler, effort, alone=len(seats) == 1))
             if outcome is None:
                 playing.append(seat)
@@ -190,6 +204,7 @@ def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort
             sweep_began = sampler.at_s()
             for seat in tuple(playing):
                 outcome = _attempt(seat, lambda seat=seat: _turn(seat, effort))
+                teller.tell(seat.job, "measuring", round_count=len(_clockwork(seat).rounds), sampler=sampler)
                 # Its share of the wait counts, too: a quick job does not go on alone, mostly resting, when the slow ones are done.
                 share_s = (sampler.at_s() - began_s) / len(seats)
                 if outcome is not None or _has_enough(seat, effort, share_s):
@@ -199,22 +214,25 @@ def _in_turns(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort
                 time.sleep(max(0.0, sweep_began + effort.sweep_s - sampler.at_s()))
 
 
-def _sustained(seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort) -> Iterator[Outcome]:
+def _sustained(
+    seats: Sequence[_Seat], backend: Backend, sensors: Sensors, effort: Effort, teller: Teller
+) -> Iterator[Outcome]:
     """Load the device until it is as warm as it gets, then take rounds without ever letting it rest."""
     (seat,) = seats
     with Sampler(sensors) as sampler:
-        yield _attempt(seat, lambda: _endure(seat, backend, sampler, effort)) or _stand_up(
+        yield _attempt(seat, lambda: _endure(seat, backend, sampler, effort, teller)) or _stand_up(
             seat, backend, sampler, effort
         )
 
 
-def _endure(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort) -> None:
+def _endure(seat: _Seat, backend: Backend, sampler: Sampler, effort: Effort, teller: Teller) -> None:
     _begin(seat, backend, sampler, effort, alone=True)
     clockwork = _clockwork(seat)
-    seat.soak = clockwork.soak(effort)
+    seat.soak = clockwork.soak(effort, lambda: teller.tell(seat.job, "soaking", sampler=sampler))
     began = sampler.at_s()
     while not (_has_enough(seat, effort) and sampler.at_s() - began >= effort.energy_s):
         _turn(seat, effort)
+        teller.tell(seat.job, "measuring", round_count=len(clockwork.rounds), sampler=sampler)
         clockwork.load(effort.space_s)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -111,10 +111,11 @@ class Clockwork:
         self._batch = batch_for(run_s, effort, _HELD_MOST) if self.held else batch_for(run_s, effort)
         self._sample_s = self._batch * run_s
 
-    def soak(self, effort: Effort) -> Soak:
-        """Load the device until temperature and clock have come to rest, or the patience has."""
+    def soak(self, effort: Effort, each: Callable[[], None] = lambda: None) -> Soak:
+        """Load the device until temperature and clock have come to rest, or the patience has; call `each` once a reading."""
         began, readings = self._sampler.at_s(), list[Reading]()
         while not soaked(readings, effort):
+            each()
             before = self._backend.stamp()
             self.load(min(_SOAK_READING_S, max(effort.soak_min_s / _WINDOWS, _SPAN_S)))
             clock_mhz = self._backend.clock_mhz(before, self._backend.stamp())

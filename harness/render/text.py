@@ -23,6 +23,7 @@ __all__ = [
     "benchmark_markdown",
     "benchmark_table",
     "checks_card",
+    "command_table",
     "comparison_table",
     "device_card",
     "fleet_tables",
@@ -144,6 +145,14 @@ def benchmark_markdown(found: Sequence[Benchmark]) -> str:
     """Return the same table as Markdown, for the README."""
     rows = [f"| `{b.name}` | {b.summary} | {_axes(b)} |" for b in found]
     return "\n".join(["| benchmark | measures | axes |", "|---|---|---|", *rows])
+
+
+def command_table(rows: Sequence[tuple[str, str]]) -> RenderableType:
+    """Return the table of commands: how each is called, and what it does."""
+    table = _table("command", "does", wrap=["command"])
+    for call, does in rows:
+        table.add_row(Text(call, style="bold"), does)
+    return table
 
 
 def report_tables(report: Report) -> RenderableType:
