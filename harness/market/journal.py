@@ -4,7 +4,7 @@ A row is a step of a quote's life (`life`) or a note beside it. Uniqueness is th
 idempotency key twice, no two rows after the same row. Each `append` is one transaction that is on the disk before it returns.
 
 Promised: of several processes that want the same step, the same payment or the same device, one gets it; a row that was changed, removed or put
-in is found by `check`, from the first one on; who keeps a head can later tell whether the journal still contains it.
+in is found by `journal_check`, from the first one on; who keeps a head can later tell whether the journal still contains it.
 Not promised: that the newest rows were not cut off, to somebody who kept no head; or that what a row says is true.
 """
 
@@ -24,24 +24,25 @@ from typing import Any
 import rfc8785
 
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.market.life import AGAIN, START, State, StateError, holds_device, replay, step
+from harness.market.life import AGAIN, START, State, StateError, holds_device, step
 
 __all__ = [
+    "COLUMNS",
     "GENESIS",
-    "Checked",
     "DeviceTakenError",
     "Entry",
     "Journal",
     "KeyUsedError",
     "PaymentUsedError",
     "Row",
-    "check",
+    "of_values",
+    "seal_of",
 ]
 
 GENESIS = "0" * 64
 _VERSION = 1
 _BUSY_S = 10.0
-_COLUMNS = "seq, at, quote_id, kind, state, claim, idempotency_key, device, until_s, body, previous, digest"
+COLUMNS = "seq, at, quote_id, kind, state, claim, idempotency_key, device, until_s, body, previous, digest"
 _SCHEMA = f"""
 CREATE TABLE journal (
     seq INTEGER PRIMARY KEY, at TEXT NOT NULL, quote_id TEXT NOT NULL, kind TEXT NOT NULL, state TEXT, claim TEXT UNIQUE,
@@ -102,17 +103,6 @@ class Row:
     body: Mapping[str, Any]
     previous: str
     digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """What `check` found: how many rows, the newest one's digest, how many quotes ended or stand where, and those that want a person."""
-
-    row_count: int
-    head: str
-    quote_counts: Mapping[str, int]  # by state
-    unknown: tuple[str, ...]  # quotes with an unknown outcome: ask the chain
-    undelivered: tuple[str, ...]  # paid, and no sign that what was paid for was handed over
 
 
 class Journal:
@@ -204,7 +194,7 @@ class Journal:
             "previous": previous,
         }
         row = Row(**unsealed, digest=_seal(unsealed))  # type: ignore[arg-type]
-        self._db.execute(f"INSERT INTO journal ({_COLUMNS}) VALUES ({', '.join('?' * 12)})", _flat(row))  # noqa: S608 - constants
+        self._db.execute(f"INSERT INTO journal ({COLUMNS}) VALUES ({', '.join('?' * 12)})", _flat(row))  # noqa: S608 - constants
         return row
 
     def _keep(self, device: str) -> None:
@@ -261,8 +251,12 @@ class Journal:
 
     def _find(self, column: str, value: str) -> tuple[Row, ...]:
         with self._lock:
-            found = self._db.execute(f"SELECT {_COLUMNS} FROM journal WHERE {column} = ? ORDER BY seq", (value,))  # noqa: S608 - constants
-            return tuple(_row(values) for values in found.fetchall())
+            found = self._db.execute(f"SELECT {COLUMNS} FROM journal WHERE {column} = ? ORDER BY seq", (value,))  # noqa: S608 - constants
+            return tuple(of_values(values) for values in found.fetchall())
+
+    def standing(self, *states: State) -> tuple[str, ...]:
+        """Return the quotes that stand in one of some states, in the order in which they came there."""
+        return tuple(quote_id for quote_id, state in self._stands() if state in states)
 
     def recover(self) -> tuple[Row, ...]:
         """End what a process that died left in the middle of a payment: void what had not been sent, and mark the rest as unknown.
@@ -279,80 +273,21 @@ class Journal:
         )
 
     def _stands(self) -> list[tuple[str, State]]:
-        newest = "SELECT max(seq) FROM journal WHERE state IS NOT NULL GROUP BY quote_id"
         with self._lock:
-            return self._db.execute(f"SELECT quote_id, state FROM journal WHERE seq IN ({newest})").fetchall()  # noqa: S608 - constants
+            return self._db.execute(
+                "SELECT quote_id, state FROM journal WHERE seq IN "
+                "(SELECT max(seq) FROM journal WHERE state IS NOT NULL GROUP BY quote_id) ORDER BY seq"
+            ).fetchall()
+
+    def heads(self, count: int) -> tuple[str, ...]:
+        """Return the heads that the journal had of late, newest first; that of an empty one among them."""
+        with self._lock:
+            found = self._db.execute("SELECT digest FROM journal ORDER BY seq DESC LIMIT ?", (count,))
+            return (*(digest for (digest,) in found.fetchall()), GENESIS)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-
-def check(path: str | Path, *, head: str | None = None) -> Checked:
-    """Read a whole journal and hold it to its own rules.
-
-    Args:
-        path: a file of `harness serve`; it is opened for reading only.
-        head: a digest that the journal had once, which it must still contain.
-
-    Raises:
-        MisuseError: there is no such file.
-        ForgeryError: a row does not have its digest, does not follow from the row before it, or is no step of a quote's life; says which.
-    """
-    if not Path(path).is_file():
-        message = f"there is no journal {str(path)!r}"
-        raise MisuseError(message)
-    try:
-        db = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
-        try:
-            found = db.execute(f"SELECT {_COLUMNS} FROM journal ORDER BY seq")  # noqa: S608 - constants
-            return _checked((_row(values) for values in found), head)
-        finally:
-            db.close()
-    except sqlite3.Error as err:
-        message = f"{str(path)!r} is not a journal of quotes: {err}"
-        raise ForgeryError(message) from err
-
-
-def _checked(rows: Iterator[Row], head: str | None) -> Checked:
-    lives: dict[str, list[State]] = {}
-    notes: dict[str, set[str]] = {}
-    claims: set[str] = set()
-    previous, count, seen = GENESIS, 0, head in {None, GENESIS}
-    for count, row in enumerate(rows, 1):
-        path = f"$[{count - 1}]"
-        if (row.seq, row.previous) != (count, previous):
-            what = f"row {row.seq} does not follow from the row before it: rows were removed, put in or moved"
-            raise ForgeryError(what, path)
-        if row.digest != _seal(_unsealed(row)):
-            what = f"row {row.seq} does not have its digest: it was changed"
-            raise ForgeryError(what, path)
-        if row.claim in claims:
-            what = f"row {row.seq} claims a payment that was claimed before"
-            raise ForgeryError(what, path)
-        claims |= {row.claim} if row.claim else set()
-        previous, seen = row.digest, seen or row.digest == head
-        if row.state is None:
-            notes.setdefault(row.quote_id, set()).add(row.kind)
-            continue
-        lives.setdefault(row.quote_id, []).append(row.state)
-        try:
-            replay(lives[row.quote_id])
-        except StateError as err:
-            what = f"row {row.seq} is no step of a quote's life: {err}"
-            raise ForgeryError(what, path) from err
-    if not seen:
-        what = f"the journal does not contain the row {head}: rows were cut off"
-        raise ForgeryError(what)
-    ends = {quote_id: life[-1] for quote_id, life in lives.items()}
-    paid = (quote_id for quote_id, life in lives.items() if "CAPTURED" in life and "RUNNING" not in life)
-    return Checked(
-        row_count=count,
-        head=previous,
-        quote_counts={state: list(ends.values()).count(state) for state in sorted(set(ends.values()))},
-        unknown=tuple(quote_id for quote_id, state in ends.items() if state == "OUTCOME_UNKNOWN"),
-        undelivered=tuple(quote_id for quote_id in paid if "delivered" not in notes.get(quote_id, ())),
-    )
 
 
 def _statements(script: str) -> Sequence[str]:
@@ -366,8 +301,9 @@ def _statements(script: str) -> Sequence[str]:
     return found
 
 
-def _unsealed(row: Row) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in Row.__slots__ if name != "digest"}
+def seal_of(row: Row) -> str:
+    """Return the digest that a row should have."""
+    return _seal({name: getattr(row, name) for name in Row.__slots__ if name != "digest"})
 
 
 def _seal(unsealed: Mapping[str, Any]) -> str:
@@ -375,12 +311,17 @@ def _seal(unsealed: Mapping[str, Any]) -> str:
 
 
 def _flat(row: Row) -> tuple[object, ...]:
-    values = (getattr(row, name.strip()) for name in _COLUMNS.split(","))
+    values = (getattr(row, name.strip()) for name in COLUMNS.split(","))
     return tuple(rfc8785.dumps(value).decode() if isinstance(value, dict) else value for value in values)
 
 
-def _row(values: Sequence[Any]) -> Row:
-    fields = dict(zip((name.strip() for name in _COLUMNS.split(",")), values, strict=True))
+def of_values(values: Sequence[Any]) -> Row:
+    """Make a row of a line of the table, in the order of `COLUMNS`.
+
+    Raises:
+        ForgeryError: its body is no JSON.
+    """
+    fields = dict(zip((name.strip() for name in COLUMNS.split(",")), values, strict=True))
     try:
         fields["body"] = json.loads(fields["body"])
     except (TypeError, ValueError) as err:
