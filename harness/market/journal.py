@@ -120,18 +120,23 @@ class Journal:
             FailureError: the file cannot be opened or made.
             ForgeryError: it is not a journal of this kind.
         """
-        self._path, self._now, self._lock = str(path), now, threading.Lock()
+        self._path, self._now = str(path), now
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         try:
-            self._db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._db = self._connect()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._begin()
+            self._reader = self._connect()  # who reads does not wait for who writes
         except sqlite3.OperationalError as err:
             message = f"cannot open the journal {self._path!r}: {err}"
             raise FailureError(message) from err
         except sqlite3.DatabaseError as err:
             message = f"{self._path!r} is not a journal of quotes: {err}"
             raise ForgeryError(message) from err
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
 
     def _begin(self) -> None:
         with self._transaction():
@@ -176,10 +181,10 @@ class Journal:
 
     def _write(self, entry: Entry) -> Row:
         if entry.state is not None:
-            step(self._state(entry.quote_id), entry.expected or START, entry.state)
+            step(_state(self._db, entry.quote_id), entry.expected or START, entry.state)
         if entry.device is not None:
-            self._keep(entry.device)
-        seq, previous = self._head()
+            self._keep(self._db, entry.device)
+        seq, previous = _head(self._db)
         unsealed = {
             "seq": seq + 1,
             "at": self._now().astimezone(UTC).isoformat(timespec="microseconds"),
@@ -197,31 +202,18 @@ class Journal:
         self._db.execute(f"INSERT INTO journal ({COLUMNS}) VALUES ({', '.join('?' * 12)})", _flat(row))  # noqa: S608 - constants
         return row
 
-    def _keep(self, device: str) -> None:
+    def _keep(self, db: sqlite3.Connection, device: str) -> None:
         now_s = int(self._now().timestamp())
-        holders = self._db.execute(
-            "SELECT quote_id, until_s FROM journal WHERE device = ? AND until_s > ?", (device, now_s)
-        )
+        holders = db.execute("SELECT quote_id, until_s FROM journal WHERE device = ? AND until_s > ?", (device, now_s))
         for holder, until_s in holders.fetchall():
-            if holds_device(self._state(holder)):
+            if holds_device(_state(db, holder)):
                 message = f"the device is let until {datetime.fromtimestamp(until_s, UTC).isoformat()}"
                 raise DeviceTakenError(message)
 
-    def _head(self) -> tuple[int, str]:
-        found = self._db.execute("SELECT seq, digest FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
-        return found or (0, GENESIS)
-
-    def _state(self, quote_id: str) -> State:
-        found = self._db.execute(
-            "SELECT state FROM journal WHERE quote_id = ? AND state IS NOT NULL ORDER BY seq DESC LIMIT 1", (quote_id,)
-        ).fetchone()
-        state: State = found[0] if found else START
-        return state
-
     def head(self) -> str:
         """Return the digest of the newest row, which stands for all rows."""
-        with self._lock:
-            return self._head()[1]
+        with self._reading:
+            return _head(self._reader)[1]
 
     def state(self, quote_id: str) -> State | None:
         """Return where a quote stands, or None where the journal has nothing of it."""
@@ -242,16 +234,16 @@ class Journal:
 
     def is_let(self, device: str) -> bool:
         """Tell whether a device is kept by some quote now."""
-        with self._lock:
+        with self._reading:
             try:
-                self._keep(device)
+                self._keep(self._reader, device)
             except DeviceTakenError:
                 return True
             return False
 
     def _find(self, column: str, value: str) -> tuple[Row, ...]:
-        with self._lock:
-            found = self._db.execute(f"SELECT {COLUMNS} FROM journal WHERE {column} = ? ORDER BY seq", (value,))  # noqa: S608 - constants
+        with self._reading:
+            found = self._reader.execute(f"SELECT {COLUMNS} FROM journal WHERE {column} = ? ORDER BY seq", (value,))  # noqa: S608 - constants
             return tuple(of_values(values) for values in found.fetchall())
 
     def standing(self, *states: State) -> tuple[str, ...]:
@@ -273,21 +265,36 @@ class Journal:
         )
 
     def _stands(self) -> list[tuple[str, State]]:
-        with self._lock:
-            return self._db.execute(
+        with self._reading:
+            return self._reader.execute(
                 "SELECT quote_id, state FROM journal WHERE seq IN "
                 "(SELECT max(seq) FROM journal WHERE state IS NOT NULL GROUP BY quote_id) ORDER BY seq"
             ).fetchall()
 
     def heads(self, count: int) -> tuple[str, ...]:
         """Return the heads that the journal had of late, newest first; that of an empty one among them."""
-        with self._lock:
-            found = self._db.execute("SELECT digest FROM journal ORDER BY seq DESC LIMIT ?", (count,))
+        with self._reading:
+            found = self._reader.execute("SELECT digest FROM journal ORDER BY seq DESC LIMIT ?", (count,))
             return (*(digest for (digest,) in found.fetchall()), GENESIS)
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        for db, lock in ((self._reader, self._reading), (self._db, self._lock)):
+            with lock:
+                db.close()
+
+
+def _head(db: sqlite3.Connection) -> tuple[int, str]:
+    found = db.execute("SELECT seq, digest FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
+    return found or (0, GENESIS)
+
+
+def _state(db: sqlite3.Connection, quote_id: str) -> State:
+    found = db.execute(
+        "SELECT state FROM journal WHERE quote_id = ? AND state IS NOT NULL ORDER BY seq DESC LIMIT 1", (quote_id,)
+    ).fetchone()
+    state: State = found[0] if found else START
+    return state
 
 
 def _statements(script: str) -> Sequence[str]:

@@ -61,6 +61,7 @@ class Sale:
     device: str | None = None  # kept from others until `until_s`
     until_s: int | None = None
     supersedes: str | None = None  # the quote that this one replaces: it can no longer be accepted
+    documents: Mapping[str, bytes] = field(default_factory=dict)  # by hash: what it promises, kept with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,9 @@ class Till:
 
     async def _drive(self, sale: Sale, payment: Payment, deliver: Deliver, key: str | None, bound: str) -> Sold:
         self.at("claim")
-        await self._write(*_claim(sale, payment, key, bound))
+        fresh = [name for name in sale.documents if not await asyncio.to_thread(self.journal.rows, name)]
+        kept = (Entry(quote_id=name, note="document", body={"text": sale.documents[name].decode()}) for name in fresh)
+        await self._write(*kept, *_claim(sale, payment, key, bound))
         self.at("authorize")
         await self._write(
             Entry(quote_id=sale.id, expected="ACCEPTED", state="AUTHORIZED", body={"protocol": payment.protocol})
