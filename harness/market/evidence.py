@@ -64,7 +64,7 @@ def sla(quote: Quote, *, tolerance: Decimal = Decimal("0.05"), validators: int =
     )
 
 
-def scoring(quote: Quote, *, usd_per_asset: Decimal) -> bytes:
+def scoring(quote: Quote, *, usd_per_asset: Decimal, units_per_s: Decimal | None = None) -> bytes:
     """Return what `scoringHash` is the hash of: the data and terms that the price follows from, and what a token was taken to be worth."""
     return _document(
         schema="harness.scoring/1",
@@ -72,6 +72,7 @@ def scoring(quote: Quote, *, usd_per_asset: Decimal) -> bytes:
         digests=codec.plain(quote.digests),
         terms=codec.plain(quote.terms),
         usdPerAsset=plain(usd_per_asset),
+        unitsPerS=None if units_per_s is None else plain(units_per_s),
     )
 
 

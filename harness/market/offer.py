@@ -49,7 +49,6 @@ SCHEMA = "harness-quote/1"
 Unit = Literal["gpu-second", "mcycle", "token-in", "token-out"]
 _DOMAIN, _VERSION, _STRUCT = "GPU Compute Quote", "1", "ComputeQuote"
 _SCALE_MOST = 36
-_WORK = {"token-in": "prefill", "token-out": "decode"}  # the work class that counts such a token
 _S_PER_HOUR = 3600
 _CPU_REFUSED = "this quote is not for a GPU market ({reasons}); sell it nevertheless with gpu_only=False"
 
@@ -255,6 +254,9 @@ class OfferTerms:
     min_units: int = 60
     max_units: int = 3600
     usd_per_asset: Decimal = Decimal(1)  # what one whole token is worth; part of what the price follows from
+    units_per_s: Decimal | None = (
+        None  # how many LLM tokens the device does a second, for the units token-in and token-out
+    )
     evidence_max_age_s: int = 86_400
     agent_registry: str = ZERO_ADDRESS
     agent_id: int = 0
@@ -283,7 +285,7 @@ def make_offer(quote: Quote | bytes | str | Path, terms: OfferTerms, *, gpu_only
     """
     quote = _read(quote)
     _check(quote, terms, gpu_only=gpu_only)
-    atoms = _usd_per_unit(quote, terms.unit) / Fraction(terms.usd_per_asset) * 10**terms.asset_decimals
+    atoms = _usd_per_unit(quote, terms) / Fraction(terms.usd_per_asset) * 10**terms.asset_decimals
     unit_price = int(atoms * 10**terms.price_scale)  # a positive fraction: down
     if unit_price < 10**5:
         message = (
@@ -312,7 +314,9 @@ def make_offer(quote: Quote | bytes | str | Path, terms: OfferTerms, *, gpu_only
         nonce=terms.nonce,
         evidence_root=evidence.hashed(evidence.evidence(quote, journal_head=terms.journal_head)),
         sla_hash=evidence.hashed(evidence.sla(quote, tolerance=terms.sla_tolerance)),
-        scoring_hash=evidence.hashed(evidence.scoring(quote, usd_per_asset=terms.usd_per_asset)),
+        scoring_hash=evidence.hashed(
+            evidence.scoring(quote, usd_per_asset=terms.usd_per_asset, units_per_s=terms.units_per_s)
+        ),
         device_commitment=evidence.committed(quote.device_uuid, terms.device_salt),
         evaluator=terms.evaluator,
         escrow=terms.escrow,
@@ -347,15 +351,16 @@ def _check(quote: Quote, terms: OfferTerms, *, gpu_only: bool) -> None:
         raise MisuseError(message)
 
 
-def _usd_per_unit(quote: Quote, unit: Unit) -> Fraction:
+def _usd_per_unit(quote: Quote, terms: OfferTerms) -> Fraction:
     """Return the exact price of a unit in dollars."""
     assert quote.price_usd_per_hour is not None  # noqa: S101 - checked before
-    if unit == "gpu-second":
-        return Fraction(quote.price_usd_per_hour) / _S_PER_HOUR
-    if unit == "mcycle" and quote.price_usd_per_mcycle is not None:
+    per_second = Fraction(quote.price_usd_per_hour) / _S_PER_HOUR
+    if terms.unit == "gpu-second":
+        return per_second
+    if terms.unit == "mcycle" and quote.price_usd_per_mcycle is not None:
         return Fraction(quote.price_usd_per_mcycle)
-    for native in quote.native:
-        if native.unit == "token" and native.work_class.startswith(_WORK.get(unit, "\0")):
-            return Fraction(native.usd_per_batch) / native.batch_count
-    message = f"the quote has no price per {unit}; it has one per gpu-second{', mcycle' if quote.price_usd_per_mcycle else ''}"
+    rate = terms.units_per_s
+    if terms.unit in ("token-in", "token-out") and rate is not None and rate.is_finite() and rate > 0:
+        return per_second / Fraction(rate)
+    message = f"no price per {terms.unit}: an LLM's token needs units_per_s, as `harness serve-bench` measured it; an mcycle, a quote with a score"
     raise MisuseError(message)
