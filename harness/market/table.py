@@ -31,7 +31,7 @@ def to_csv(rows: Sequence[Envelope]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(COLUMNS)
-    writer.writerows(list(_row(one).values()) for one in rows)
+    writer.writerows([row[name] for name in COLUMNS] for row in map(_row, rows))
     return text.getvalue()
 
 

@@ -9,7 +9,7 @@ Does not cover: schemes `upto`, `batch-settlement` and `auth-capture`, and that 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.abi import Value, checksummed
@@ -44,6 +44,13 @@ _RECEIPT: Fields = (
 # The specification fixes chain 1 for both, whatever chain the payment is on.
 _OFFERS = Domain(name="x402 offer", version="1", chain_id=1)
 _RECEIPTS = Domain(name="x402 receipt", version="1", chain_id=1)
+
+
+class _Token(NamedTuple):
+    """The EIP-712 domain of a token's contract, without its address and chain."""
+
+    name: str
+    version: str
 
 
 def network(offer: Offer) -> str:
@@ -95,7 +102,7 @@ def to_x402(  # noqa: PLR0913 - what the document has that the offer has not
     units = offer.max_units if units is None else units
     payload = _payload(offer, resource_url, units)
     signature = signer.sign(digest(_OFFERS, "Offer", _OFFER, payload))
-    return _document(envelope, resource_url, (token_name, token_version), units, timeout_s, signature)
+    return _document(envelope, resource_url, _Token(token_name, token_version), units, timeout_s, signature)
 
 
 def _payload(offer: Offer, resource_url: str, units: int) -> dict[str, Value]:
@@ -118,14 +125,14 @@ def _payload(offer: Offer, resource_url: str, units: int) -> dict[str, Value]:
 
 
 def _document(  # noqa: PLR0913 - what the document has that the offer has not
-    envelope: Envelope, resource_url: str, token: tuple[str, str], units: int, timeout_s: int, signature: str
+    envelope: Envelope, resource_url: str, token: _Token, units: int, timeout_s: int, signature: str
 ) -> dict[str, Any]:
     offer = envelope.offer
     payload = _payload(offer, resource_url, units)
     accepted = {name: payload[name] for name in ("scheme", "network", "asset", "payTo", "amount")}
     extra = {
-        "name": token[0],
-        "version": token[1],
+        "name": token.name,
+        "version": token.version,
         "paymentFlow": "upfront",
         "unit": offer.unit,
         "units": str(units),
@@ -161,7 +168,7 @@ def from_x402(document: Any) -> Envelope:
     if not isinstance(timeout_s, int) or not (units.isascii() and units.isdigit()):
         what = "maxTimeoutSeconds and extra.units should be whole numbers, the latter as text"
         raise ForgeryError(what, "$.accepts[0]")
-    url, token = text(document, "resource", "url"), (text(extra, "name"), text(extra, "version"))
+    url, token = text(document, "resource", "url"), _Token(text(extra, "name"), text(extra, "version"))
     try:
         made = _document(envelope, url, token, int(units), timeout_s, signature)
     except MisuseError as err:
