@@ -1,7 +1,7 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
+`schema`, `serve_bench`, `serve`, `journal`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
 is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.fitting.backtest import backtest, refit
     from harness.inference.serve_bench import serve_bench
+    from harness.market.journal_check import check as journal
     from harness.market.prove import prover
     from harness.market.serve import verifier
+    from harness.market.service import serve
+    from harness.market.shop import Seller, Token
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.by_file import challenge, check
@@ -49,8 +52,11 @@ _HOMES = {
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.fitting.backtest": ("backtest", "refit"),
     "harness.inference.serve_bench": ("serve_bench",),
+    "harness.market.journal_check": ("journal",),
     "harness.market.prove": ("prover",),
     "harness.market.serve": ("verifier",),
+    "harness.market.service": ("serve",),
+    "harness.market.shop": ("Seller", "Token"),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.by_file": ("challenge", "check"),
@@ -66,7 +72,7 @@ _HOMES = {
     "harness.scoring.profiles": ("Profile", "load_profile"),
     "harness.scoring.recompute": ("recompute",),
 }
-_SPELT = {"list": "find"}  # where a command's name is not its function's
+_SPELT = {"journal": "check", "list": "find"}  # where a command's name is not its function's
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -86,7 +92,9 @@ __all__ = [
     "Quote",
     "Report",
     "Score",
+    "Seller",
     "Skip",
+    "Token",
     "Verdict",
     "Work",
     "WrongAnswerError",
@@ -99,6 +107,7 @@ __all__ = [
     "devices",
     "export",
     "fleet",
+    "journal",
     "keygen",
     "list",
     "load",
@@ -115,6 +124,7 @@ __all__ = [
     "run",
     "schema",
     "score",
+    "serve",
     "serve_bench",
     "verifier",
     "verify",

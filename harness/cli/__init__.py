@@ -20,6 +20,7 @@ from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.proof import audit, challenge, check, prove
 from harness.cli.run import run
+from harness.cli.serve import journal, serve
 from harness.cli.serve_bench import serve_bench
 from harness.cli.slot import prover, verifier
 from harness.errors import HarnessError, MisuseError
@@ -61,6 +62,8 @@ for command in (
     fleet,
     market,
     serve_bench,
+    serve,
+    journal,
     verifier,
     prover,
     challenge,

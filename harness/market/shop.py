@@ -139,6 +139,7 @@ class Shop:
     now_s: Callable[[], float] = time.time
     market: Market | None = None
     read: Callable[[Path], tuple[Report, ...]] = read_reports
+    by_itself: bool = True  # looks for new reports when it is asked something; else only when it is told to
     _shelf: dict[str, Shelved] = field(default_factory=dict)  # by device
     _reports: tuple[Report, ...] = ()
     _seen: tuple[tuple[str, int], ...] | None = None
@@ -170,19 +171,23 @@ class Shop:
         return self._reports
 
     def _look(self) -> None:
-        if time.monotonic() - self._looked_s < _LOOK_S:
-            return
+        if self._seen is None or (self.by_itself and time.monotonic() - self._looked_s >= _LOOK_S):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folder, and price what is there anew if it changed. May run beside everything else: what was for sale is so until the end."""
         self._looked_s = time.monotonic()
         seen = tuple((path.name, path.stat().st_mtime_ns) for path in sorted(self.folder.glob("[0-9]*.json")))
         if seen == self._seen:
             return
-        self._seen, self._reports = seen, self.read(self.folder)
+        reports = self.read(self.folder)
         quotes: dict[str, list[tuple[Report, Quote]]] = {}
-        for at, report in enumerate(self._reports):
-            for quote in self._priced(report, self._reports[:at]):
+        for at, report in enumerate(reports):
+            for quote in self._priced(report, reports[:at]):
                 quotes.setdefault(quote.device_uuid, []).append((report, quote))
-        self._shelf = {uuid: shelved for uuid, found in quotes.items() for shelved in self._shelved(uuid, found)}
-        self._found = dict(self._evidence_of(quotes))
+        shelf = {uuid: shelved for uuid, found in quotes.items() for shelved in self._shelved(uuid, found)}
+        self._found = dict(self._evidence_of(quotes, shelf))
+        self._shelf, self._reports, self._seen = shelf, reports, seen
 
     def _priced(self, report: Report, earlier: tuple[Report, ...]) -> tuple[Quote, ...]:
         seller = self.seller
@@ -199,11 +204,13 @@ class Shop:
             device = next(one for one in report.devices if one.uuid == uuid)
             yield Shelved(report=report, quote=quote, device=device, history=tuple(quote for _, quote in found))
 
-    def _evidence_of(self, quotes: dict[str, list[tuple[Report, Quote]]]) -> Iterator[tuple[str, Document]]:
+    def _evidence_of(
+        self, quotes: dict[str, list[tuple[Report, Quote]]], shelf: dict[str, Shelved]
+    ) -> Iterator[tuple[str, Document]]:
         for report, quote in (pair for found in quotes.values() for pair in found):
             yield codec.digest(quote), Document(data=codec.encode(quote))
             yield quote.report_digest, Document(data=codec.encode(report))
-        for one in self._shelf.values():
+        for one in shelf.values():
             for made in (self._sla(one), evidence.scoring(one.quote, usd_per_asset=self.seller.usd_per_token)):
                 yield evidence.hashed(made), Document(data=made)
 
