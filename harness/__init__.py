@@ -1,7 +1,7 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
-`schema`, `serve_bench`, `serve`, `journal`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
+`schema`, `offer`, `akash_price`, `serve_bench`, `serve`, `journal`, `mcp`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
 is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.fitting.backtest import backtest, refit
     from harness.inference.serve_bench import serve_bench
+    from harness.market.agents import mcp, verify_quote
+    from harness.market.akash import bid as akash_price
     from harness.market.journal_check import check as journal
+    from harness.market.offer import make_offer as offer
     from harness.market.prove import prover
     from harness.market.serve import verifier
     from harness.market.service import serve
@@ -52,7 +55,10 @@ _HOMES = {
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.fitting.backtest": ("backtest", "refit"),
     "harness.inference.serve_bench": ("serve_bench",),
+    "harness.market.agents": ("mcp", "verify_quote"),
+    "harness.market.akash": ("akash_price",),
     "harness.market.journal_check": ("journal",),
+    "harness.market.offer": ("offer",),
     "harness.market.prove": ("prover",),
     "harness.market.serve": ("verifier",),
     "harness.market.service": ("serve",),
@@ -72,7 +78,12 @@ _HOMES = {
     "harness.scoring.profiles": ("Profile", "load_profile"),
     "harness.scoring.recompute": ("recompute",),
 }
-_SPELT = {"journal": "check", "list": "find"}  # where a command's name is not its function's
+_SPELT = {
+    "akash_price": "bid",
+    "journal": "check",
+    "list": "find",
+    "offer": "make_offer",
+}  # where a command's name is not its function's
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -98,6 +109,7 @@ __all__ = [
     "Verdict",
     "Work",
     "WrongAnswerError",
+    "akash_price",
     "audit",
     "backtest",
     "benchmark",
@@ -114,7 +126,9 @@ __all__ = [
     "load_costs",
     "load_profile",
     "market_table",
+    "mcp",
     "node",
+    "offer",
     "price",
     "prove",
     "prover",
@@ -128,6 +142,7 @@ __all__ = [
     "serve_bench",
     "verifier",
     "verify",
+    "verify_quote",
 ]
 
 

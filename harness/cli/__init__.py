@@ -10,12 +10,14 @@ import sys
 
 import click
 
+from harness.cli.agents import mcp
 from harness.cli.compare import compare
 from harness.cli.fleet import fleet
 from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
 from harness.cli.market import market
 from harness.cli.node import node
+from harness.cli.offer import offer
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.proof import audit, challenge, check, prove
@@ -24,6 +26,7 @@ from harness.cli.serve import journal, serve
 from harness.cli.serve_bench import serve_bench
 from harness.cli.slot import prover, verifier
 from harness.errors import HarnessError, MisuseError
+from harness.market.akash_script import akash_price
 
 __all__ = ["cli", "main"]
 
@@ -54,6 +57,8 @@ for command in (
     run,
     score,
     quote,
+    offer,
+    akash_price,
     compare,
     verify,
     keygen,
@@ -64,6 +69,7 @@ for command in (
     serve_bench,
     serve,
     journal,
+    mcp,
     verifier,
     prover,
     challenge,
