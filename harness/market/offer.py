@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import rfc8785
 
 from harness import codec
-from harness.errors import MisuseError
+from harness.errors import ForgeryError, MisuseError
 from harness.market import evidence
 from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, Value, checked
 from harness.market.eip712 import Domain, Fields, digest, typed_data
@@ -34,6 +34,7 @@ __all__ = [
     "OfferTerms",
     "Unit",
     "captured_atomic",
+    "check_quote",
     "digest_of",
     "held_atomic",
     "kinds",
@@ -50,6 +51,7 @@ Unit = Literal["gpu-second", "mcycle", "token-in", "token-out"]
 _DOMAIN, _VERSION, _STRUCT = "GPU Compute Quote", "1", "ComputeQuote"
 _SCALE_MOST = 36
 _S_PER_HOUR = 3600
+_TOKENS = ("token-in", "token-out")
 _CPU_REFUSED = "this quote is not for a GPU market ({reasons}); sell it nevertheless with gpu_only=False"
 
 FIELDS: Fields = (
@@ -323,6 +325,22 @@ def make_offer(quote: Quote | bytes | str | Path, terms: OfferTerms, *, gpu_only
     )
 
 
+def check_quote(offer: Offer, quote: Quote | bytes | str | Path) -> None:
+    """Return if an offer by the second or the Mcycle, in a token worth a dollar, follows from a quote.
+
+    Raises:
+        ForgeryError: the price is another, or it does not name the quote's promise; says which.
+    """
+    quote = _read(quote)
+    if offer.sla_hash != evidence.hashed(evidence.sla(quote)):
+        what = "is not that of the quote"
+        raise ForgeryError(what, "$.quote.slaHash")
+    usd = _usd_of(quote, offer.unit)
+    if usd is None or offer.unit_price_atomic != int(usd * 10 ** (offer.asset_decimals + offer.price_scale)):
+        what = f"is not the price of the quote's {offer.unit}, a token taken for a dollar"
+        raise ForgeryError(what, "$.quote.unitPriceAtomic")
+
+
 def _read(quote: Quote | bytes | str | Path) -> Quote:
     if isinstance(quote, Quote):
         return quote
@@ -353,14 +371,19 @@ def _check(quote: Quote, terms: OfferTerms, *, gpu_only: bool) -> None:
 
 def _usd_per_unit(quote: Quote, terms: OfferTerms) -> Fraction:
     """Return the exact price of a unit in dollars."""
-    assert quote.price_usd_per_hour is not None  # noqa: S101 - checked before
-    per_second = Fraction(quote.price_usd_per_hour) / _S_PER_HOUR
-    if terms.unit == "gpu-second":
-        return per_second
-    if terms.unit == "mcycle" and quote.price_usd_per_mcycle is not None:
-        return Fraction(quote.price_usd_per_mcycle)
-    rate = terms.units_per_s
-    if terms.unit in ("token-in", "token-out") and rate is not None and rate.is_finite() and rate > 0:
-        return per_second / Fraction(rate)
+    found, rate = _usd_of(quote, terms.unit), terms.units_per_s
+    if found is not None:
+        return found
+    if terms.unit in _TOKENS and rate is not None and rate.is_finite() and rate > 0:
+        return Fraction(quote.price_usd_per_hour or 0) / _S_PER_HOUR / Fraction(rate)
     message = f"no price per {terms.unit}: an LLM's token needs units_per_s, as `harness serve-bench` measured it; an mcycle, a quote with a score"
     raise MisuseError(message)
+
+
+def _usd_of(quote: Quote, unit: Unit) -> Fraction | None:
+    """Return what a quote alone says that a unit costs."""
+    if unit == "gpu-second" and quote.price_usd_per_hour is not None:
+        return Fraction(quote.price_usd_per_hour) / _S_PER_HOUR
+    if unit == "mcycle" and quote.price_usd_per_mcycle is not None:
+        return Fraction(quote.price_usd_per_mcycle)
+    return None
