@@ -83,7 +83,7 @@ class Front:
     def restock(self, *reports: Report) -> None:
         """Put other reports into the folder."""
         self.reports[:] = reports
-        self.counter.shop._seen = ()
+        self.counter.shop._seen = None
         self.counter.shop.refresh()
 
 

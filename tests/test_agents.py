@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from mcp import Client, StdioServerParameters
 from offers import SIGNER, offered, signed
@@ -24,6 +26,7 @@ from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.market import envelope as envelopes
 from harness.market import secp256k1
 from harness.market.agents import verify_quote
+from harness.market.page import CSP
 from harness.market.stall import Stall
 from harness.scoring.evidence import load, quote
 
@@ -113,6 +116,20 @@ def test_an_agent_looks_checks_asks_and_verifies_through_the_official_client(mar
     ):
         assert found[name].is_error, name
         assert says in found[name].content[0].text, name
+
+
+def test_the_root_of_a_market_is_the_page_and_each_of_its_links_leads_somewhere(market: str) -> None:
+    with httpx.Client(base_url=market, trust_env=False) as http:
+        answer = http.get("/")
+        text, headers = answer.text, answer.headers
+        links = re.findall(r'href="(/[^"]+)"', text)
+        assert {link: http.get(link).status_code for link in links} == dict.fromkeys(links, 200)
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert {name: headers[name] for name in ("Content-Security-Policy", "X-Content-Type-Options")} == {
+        "Content-Security-Policy": CSP,
+        "X-Content-Type-Options": "nosniff",
+    }
+    assert f"/v1/evidence/{load(REPORT).seal.digest}" in links
 
 
 # --- offline ----------------------------------------------------------------------------------------------------------

@@ -254,7 +254,8 @@ def _asked(request: Request, counter: Counter) -> Asked:
 
 
 def _due(due: Due) -> Response:
-    response = Response(due.body, due.status)
+    told = json.loads(due.body or b"{}") | {"code": "payment_required"}
+    response = Response(json.dumps(told), due.status)
     for name, value in due.headers:
         if name.lower() == "content-type":
             response.headers[name] = value
