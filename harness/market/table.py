@@ -10,15 +10,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from harness.errors import FailureError, ForgeryError
 from harness.market import envelope as envelopes
 from harness.market import offer as offers
 from harness.market.envelope import Envelope
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["COLUMNS", "frame_of", "from_csv", "from_parquet", "to_csv", "to_parquet"]
 
@@ -53,8 +50,8 @@ def from_csv(text: str) -> tuple[Envelope, ...]:
     return tuple(_checked(dict(zip(COLUMNS, row, strict=True)), at) for at, row in enumerate(rows))
 
 
-def frame_of(rows: Sequence[Envelope]) -> pd.DataFrame:
-    """Return offers as a pandas table; every column is text."""
+def frame_of(rows: Sequence[Envelope]) -> Any:
+    """Return offers as a pandas `DataFrame`; every column is text."""
     from harness.scoring.frame import texts
 
     return texts(COLUMNS, map(_row, rows))
