@@ -45,6 +45,7 @@ _PROGRAMS = (
 )
 _GIB = 1 << 30
 _NOTES_MOST = 12
+_HISTORY_MOST = 200  # reports; older ones are in the folder
 _PREFIXES = {10**6: "M", 10**12: "T", 10**15: "P"}
 _WANTED = "the page needs the extra `serve`: pip install 'gpu-assay[serve]'"
 _DECIMALS_MOST = 6  # a price is whole micro-dollars
@@ -144,7 +145,7 @@ def _card(one: Listing, anchor: str, now: datetime, most: Decimal) -> dict[str, 
         "native": [
             {"unit": _unit(price), "usd": f"{price.usd_per_batch:.6g}", "point": price.point} for price in quote.native
         ],
-        "history": _history(one.history),
+        "history": _history(one.history[-_HISTORY_MOST:]),
         "links": list(one.links.items()),
         "report": {"digest": quote.report_digest, "url": one.report_url},
         "evidence": [{"digest": digest, "url": None} for digest in quote.evidence],
