@@ -28,6 +28,7 @@ from fastapi import FastAPI, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from harness import codec
 from harness.errors import HarnessError, MisuseError
@@ -125,9 +126,13 @@ def _handle_errors(server: FastAPI) -> None:
         return _problem("invalid", f"{where}: {first['msg']}"[:500])
 
     @server.exception_handler(HTTPException)
-    async def http(_: Request, err: HTTPException) -> Response:
+    async def http(request: Request, err: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(err.status_code, "bad_request")
-        return _problem(code, str(err.detail), err.headers)
+        headers = dict(err.headers or {})
+        if code == "method_not_allowed":  # the router names the methods of the first route of this path only
+            here = (route for route in server.routes if route.matches(request.scope)[0] is not Match.NONE)
+            headers["Allow"] = ", ".join(sorted({method for route in here for method in getattr(route, "methods", ())}))
+        return _problem(code, str(err.detail), headers)
 
 
 def _problem(code: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -207,7 +207,7 @@ class Journal:
         holders = db.execute("SELECT quote_id, until_s FROM journal WHERE device = ? AND until_s > ?", (device, now_s))
         for holder, until_s in holders.fetchall():
             if holds_device(_state(db, holder)):
-                message = f"the device is let until {datetime.fromtimestamp(until_s, UTC).isoformat()}"
+                message = f"{device} is kept until {until_s} s of Unix time"
                 raise DeviceTakenError(message)
 
     def head(self) -> str:
