@@ -18,7 +18,21 @@ from hypothesis import strategies as st
 from offers import GLM, NOW_S, SIGNER, any_offer, offered, quoted, signed
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market import a2a, akash, bittensor, commerce, erc8004, erc8183, erc8294, golem, mpp, table, x402, zerog
+from harness.market import (
+    a2a,
+    akash,
+    bittensor,
+    commerce,
+    erc8004,
+    erc8183,
+    erc8294,
+    golem,
+    mpp,
+    schemas,
+    table,
+    x402,
+    zerog,
+)
 from harness.market import envelope as envelopes
 from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, checksummed
 from harness.market.envelope import Envelope
@@ -365,7 +379,7 @@ def test_golem_gets_every_digit_of_the_price() -> None:
         golem.to_golem(signed(), model="x")
 
 
-def test_0g_takes_two_prices_of_tokens_and_gives_both_offers_back() -> None:
+def tokens() -> tuple[Envelope, Envelope]:
     more: dict[str, Any] = {
         "asset": ZERO_ADDRESS,
         "asset_decimals": 18,
@@ -374,10 +388,14 @@ def test_0g_takes_two_prices_of_tokens_and_gives_both_offers_back() -> None:
         "max_units": 10**6,
         "evaluator": ZERO_ADDRESS,
     }
-    both = (
+    return (
         signed(unit="token-in", units_per_s=Decimal(9000), **more),
         signed(unit="token-out", units_per_s=Decimal(700), **more),
     )
+
+
+def test_0g_takes_two_prices_of_tokens_and_gives_both_offers_back() -> None:
+    both = tokens()
     params = zerog.to_0g(*both, url="https://gpu.example/v1", model="smollm2")
     assert zerog.from_0g(json.loads(json.dumps(params))) == both
     assert len(params["additionalInfo"]) < 4096
@@ -437,13 +455,34 @@ def test_tables_keep_every_digit_as_text(tmp_path: Path) -> None:
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
-def test_documents_fit_the_schemas_that_they_bring() -> None:
-    document = _x402(signed())
-    for extension in document["extensions"].values():
+def documents() -> dict[str, Any]:
+    """Return a document of each form that has a schema."""
+    names = {"erc8183": "erc8183-evaluation", "erc8183-job": "erc8183"}
+    made = {names.get(name, name): wire(name, view.make(view.made_of())) for name, view in VIEWS.items()}
+    made["envelope"] = json.loads(envelopes.encode(signed()))
+    made["erc8294"] = erc8294.aggregated(FIVE, answers(100, 100, 0, 60))[0]
+    made["bittensor"] = bittensor.to_weights({3: [quoted()]}, netuid=27, block=9)[1]
+    made["0g"] = zerog.to_0g(*tokens(), url="https://gpu.example/v1", model="smollm2")
+    return {name: json.loads(json.dumps(one, default=float)) for name, one in made.items()}
+
+
+def test_every_document_fits_its_schema_and_no_field_more_does() -> None:
+    found = documents()
+    maybe = {"golem.!exp.gap-35.v1.inf.gpu.memory.total.gib", "golem.com.payment.platform.erc20-polygon-glm.address"}
+    assert {name.removesuffix("-dynamic") for name in found} == {*schemas.NAMES}
+    for name, document in found.items():
+        validator = jsonschema.Draft202012Validator(schemas.schema_of(name.removesuffix("-dynamic")))
+        validator.check_schema(validator.schema)
+        validator.validate(document)
+        assert not validator.is_valid(document | {"discount": "1"}), name
+        for field in document:
+            assert not validator.is_valid({k: v for k, v in document.items() if k != field}) or field in maybe, field
+            assert not validator.is_valid(document | {field: [[]]}), (name, field)
+
+
+def test_what_x402_carries_fits_the_schemas_beside_it() -> None:
+    for extension in _x402(signed())["extensions"].values():
         jsonschema.validate(extension["info"], extension["schema"])
-    jsonschema.validate(json.loads(envelopes.encode(signed())), envelopes.schema())
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(json.loads(envelopes.encode(signed())) | {"views": {}}, envelopes.schema())
 
 
 # --- Akash ------------------------------------------------------------------------------------------------------------

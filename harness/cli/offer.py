@@ -118,11 +118,12 @@ def verify(*, file: str, quote: str | None, any_time: bool, now_s: int | None, a
 
 
 @offer.command()
-def schema() -> None:
-    """Print the JSON Schema (draft 2020-12) of a signed offer."""
-    from harness.market import envelope
+@click.option("--view", default="envelope", show_default=True, metavar="NAME", help="Of the document of which dialect.")
+def schema(*, view: str) -> None:
+    """Print the JSON Schema (draft 2020-12) of a signed offer, or of its document in a dialect."""
+    from harness.market.schemas import schema_of
 
-    click.echo(json.dumps(envelope.schema(), indent=1))
+    click.echo(json.dumps(schema_of(view), indent=1))
 
 
 def _now(now_s: int | None) -> int:
