@@ -240,9 +240,9 @@ class Shop:
         nonce = secrets.randbits(128)
         terms = self._terms(nonce, seconds, head, supersedes)
         offer = make_offer(shelved.quote, terms, gpu_only=not self.seller.any_device)
-        self._keep(
-            self._documents, offer.evidence_root, Document(data=evidence.evidence(shelved.quote, journal_head=head))
-        )
+        if offer.evidence_root not in self._documents:
+            made = Document(data=evidence.evidence(shelved.quote, journal_head=head))
+            self._keep(self._documents, offer.evidence_root, made)
         proof = Evidence(
             uri=f"{self.url}/v1/evidence/{offer.evidence_root}", media_type=_JSON, hash=offer.evidence_root
         )
