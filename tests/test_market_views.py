@@ -438,6 +438,7 @@ def test_weights_follow_from_quotes_alone_and_are_normalised_as_officially() -> 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # pandas and pyarrow are loaded
 def test_tables_keep_every_digit_as_text(tmp_path: Path) -> None:
     rows = [signed(nonce=2**255 + 1, agent_id=2**60 + 1), signed(asset_decimals=18)]
     assert table.from_csv(table.to_csv(rows)) == tuple(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.errors import ForgeryError
-from harness.market.carry import agree, at, carried, taken, text
+from harness.market.carry import agree, carried, listed, taken, text
 from harness.market.envelope import Envelope
 from harness.market.offer import SCHEMA
 from harness.market.x402 import network
@@ -64,8 +64,7 @@ def from_card(card: Any) -> Envelope:
     Raises:
         ForgeryError: one does not.
     """
-    extensions = at(card, "capabilities", "extensions")
-    found = [e for e in extensions if isinstance(e, dict) and e.get("uri") == EXTENSION]
+    found = [e for e in listed(card, "capabilities", "extensions") if isinstance(e, dict) and e.get("uri") == EXTENSION]
     if len(found) != 1:
         what = f"should hold the extension {EXTENSION} once"
         raise ForgeryError(what, "$.capabilities.extensions")

@@ -6,15 +6,17 @@ a price, an address or a time that the document shows and the signed offer does 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from harness.errors import ForgeryError
 from harness.market import envelope as envelopes
 from harness.market.envelope import Envelope
 
-__all__ = ["KEY", "agree", "at", "carried", "taken", "text"]
+__all__ = ["KEY", "agree", "at", "carried", "listed", "number", "taken", "text"]
 
 KEY = "harness-quote"
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,77}")
 
 
 def carried(envelope: Envelope) -> dict[str, Any]:
@@ -59,6 +61,32 @@ def text(document: Any, *path: str | int) -> str:
         what = f"{str(found)[:100]!r} is not text"
         raise ForgeryError(what, "$." + ".".join(map(str, path)))
     return found
+
+
+def listed(document: Any, *path: str | int) -> list[Any]:
+    """Return the list that stands at a path of a document.
+
+    Raises:
+        ForgeryError: there is none.
+    """
+    found = at(document, *path)
+    if not isinstance(found, list):
+        what = "should be a list"
+        raise ForgeryError(what, "$." + ".".join(map(str, path)))
+    return found
+
+
+def number(document: Any, *path: str | int) -> int:
+    """Return the whole number that stands as decimal text at a path of a document.
+
+    Raises:
+        ForgeryError: there is none; a sign, a leading zero or more digits than 2^256 has are none.
+    """
+    found = text(document, *path)
+    if not _NUMBER.fullmatch(found):
+        what = f"{found[:100]!r} is not a whole number as text"
+        raise ForgeryError(what, "$." + ".".join(map(str, path)))
+    return int(found)
 
 
 def agree(made: Any, given: Any, path: str = "$") -> None:

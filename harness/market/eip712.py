@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import MisuseError
-from harness.market.abi import ZERO_ADDRESS, Value, checked, word
+from harness.market.abi import Value, checked, word
 from harness.market.keccak import keccak256
 
 __all__ = ["Domain", "Fields", "digest", "struct_hash", "type_hash", "typed_data"]
@@ -37,11 +37,6 @@ class Domain:
         """Return its values by the standard's names."""
         known: dict[str, Value] = {"name": self.name, "version": self.version, "chainId": self.chain_id}
         return known | ({} if self.verifying_contract is None else {"verifyingContract": self.verifying_contract})
-
-    @property
-    def bound(self) -> bool:
-        """Whether a contract is named."""
-        return self.verifying_contract not in (None, ZERO_ADDRESS)
 
 
 def type_hash(name: str, fields: Fields) -> bytes:

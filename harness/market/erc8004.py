@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.abi import ZERO_ADDRESS, checked, checksummed
-from harness.market.carry import KEY, agree, at, carried, taken, text
+from harness.market.carry import KEY, agree, at, carried, listed, number, taken, text
 from harness.market.envelope import Envelope
 from harness.market.keccak import keccak256
 from harness.market.offer import Offer
@@ -71,16 +71,14 @@ def from_registration(document: Any) -> Envelope:
         ForgeryError: they are not, or a field is unknown.
     """
     envelope = taken(document, KEY)
-    services = at(document, "services")
-    if not isinstance(services, list):
-        what = "should be a list"
-        raise ForgeryError(what, "$.services")
     made = to_registration(
         envelope,
         name=text(document, "name"),
         description=text(document, "description"),
         image=text(document, "image"),
-        services=[Service(text(s, "name"), text(s, "endpoint"), s.get("version")) for s in services],
+        services=[
+            Service(text(s, "name"), text(s, "endpoint"), s.get("version")) for s in listed(document, "services")
+        ],
     )
     agree(made, document)
     return envelope
@@ -137,15 +135,14 @@ def from_validation(document: Any, evidence: bytes) -> tuple[Envelope, Request]:
         ForgeryError: one does not.
     """
     envelope = taken(document, KEY)
-    asked = {name: text(document, "request", name) for name in ("chainId", "registry", "agentId", "validator", "salt")}
     try:
         request = Request(
-            chain_id=int(asked["chainId"]),
-            registry=asked["registry"],
-            agent_id=int(asked["agentId"]),
-            validator=asked["validator"],
+            chain_id=number(document, "request", "chainId"),
+            registry=text(document, "request", "registry"),
+            agent_id=number(document, "request", "agentId"),
+            validator=text(document, "request", "validator"),
             quote_id=envelope.offer.quote_id,
-            salt=asked["salt"],
+            salt=text(document, "request", "salt"),
         )
         made = to_validation(
             envelope,
@@ -155,7 +152,7 @@ def from_validation(document: Any, evidence: bytes) -> tuple[Envelope, Request]:
             uri=text(document, "responseURI"),
             tag=text(document, "tag"),
         )
-    except (MisuseError, ValueError) as err:
+    except MisuseError as err:
         raise ForgeryError(str(err), "$.request") from err
     agree(made, document)
     return envelope, request

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, checked
-from harness.market.carry import KEY, agree, at, carried, taken, text
+from harness.market.carry import KEY, agree, at, carried, number, taken, text
 from harness.market.envelope import Envelope
 from harness.market.offer import Offer, held_atomic
 
@@ -71,9 +71,9 @@ def from_job(document: Any) -> Envelope:
     """
     envelope = taken(document, KEY)
     try:
-        units, expired_at = int(text(document, "units")), int(text(document, "expiredAt"))
+        units, expired_at = number(document, "units"), number(document, "expiredAt")
         made = to_job(envelope, units=units, expired_at=expired_at)
-    except (MisuseError, ValueError) as err:
+    except MisuseError as err:
         raise ForgeryError(str(err), "$.units") from err
     agree(made, document)
     return envelope
@@ -144,12 +144,12 @@ def from_evaluation(document: Any) -> Envelope:
         made = to_evaluation(
             envelope,
             contract=text(document, "contract"),
-            job_id=int(text(document, "jobId")),
+            job_id=number(document, "jobId"),
             upheld=at(document, "action") == "complete",
             deliverable=text(document, "deliverable"),
             reason=text(document, "reason"),
         )
-    except (MisuseError, ValueError) as err:
+    except MisuseError as err:
         raise ForgeryError(str(err)) from err
     agree(made, document)
     return envelope

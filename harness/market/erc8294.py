@@ -18,7 +18,7 @@ import rfc8785
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.abi import ZERO_BYTES32, Value, encode
-from harness.market.carry import agree, at, text
+from harness.market.carry import agree, at, listed, text
 from harness.market.eip712 import Domain, Fields, digest, struct_hash
 from harness.market.keccak import keccak256
 from harness.market.secp256k1 import Signer, recover
@@ -163,9 +163,8 @@ def check(document: Any, policy: Policy, *, agent_id: int, chain_id: int, networ
         ForgeryError: it does not.
         MisuseError: extra `sign` is missing.
     """
-    entries = at(document, "attestations")
     answers = []
-    for index, one in enumerate(entries if isinstance(entries, list) else []):
+    for index, one in enumerate(listed(document, "attestations")):
         try:
             found = Attestation(
                 request_hash=text(document, "requestHash"),

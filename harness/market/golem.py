@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market.carry import KEY, agree, at, carried, taken
+from harness.market.carry import KEY, agree, at, carried, listed, taken
 from harness.market.envelope import Envelope
 from harness.market.offer import Offer, price_fraction
 from harness.scoring.exact import plain
@@ -108,6 +108,6 @@ def from_golem(properties: Any) -> Envelope:
     except MisuseError as err:
         raise ForgeryError(str(err)) from err
     given = dict(properties)
-    given[_COEFFICIENTS] = [Decimal(c) if isinstance(c, int) else c for c in at(properties, _COEFFICIENTS)]
+    given[_COEFFICIENTS] = [Decimal(c) if isinstance(c, int) else c for c in listed(properties, _COEFFICIENTS)]
     agree(made, given)
     return envelope

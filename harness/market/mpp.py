@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.abi import checksummed
-from harness.market.carry import KEY, agree, at, carried, taken, text
+from harness.market.carry import KEY, agree, at, carried, number, taken, text
 from harness.market.envelope import Envelope
 from harness.market.offer import Offer, held_atomic
 
@@ -90,13 +90,11 @@ def from_mpp(document: Any) -> Envelope:
         raise ForgeryError(what, "$.paths")
     (path,) = paths
     envelope = taken(document, "paths", path, "post", f"x-{KEY}")
-    units = at(document, "paths", path, "post", _UNITS)
-    if units is not None and not (isinstance(units, str) and units.isascii() and units.isdigit()):
-        what = f"{str(units)[:80]!r} is not a whole number as text"
-        raise ForgeryError(what, f"$.paths.{path}.post.{_UNITS}")
+    here = ("paths", path, "post", _UNITS)
+    units = None if at(document, *here) is None else number(document, *here)
     url = text(document, "servers", 0, "url") + path
     try:
-        agree(to_mpp(envelope, url=url, units=None if units is None else int(units)), document)
+        agree(to_mpp(envelope, url=url, units=units), document)
     except MisuseError as err:
         raise ForgeryError(str(err), "$.paths") from err
     return envelope

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.abi import Value, checksummed
-from harness.market.carry import KEY, agree, at, carried, taken, text
+from harness.market.carry import KEY, agree, at, carried, number, taken, text
 from harness.market.eip712 import Domain, Fields, digest
 from harness.market.envelope import Envelope
 from harness.market.envelope import schema as envelope_schema
@@ -164,17 +164,17 @@ def from_x402(document: Any) -> Envelope:
     envelope = taken(document, "extensions", KEY, "info")
     signature = text(document, "extensions", EXTENSION, "info", "offers", 0, "signature")
     extra = at(document, "accepts", 0, "extra")
-    timeout_s, units = at(document, "accepts", 0, "maxTimeoutSeconds"), text(extra, "units")
-    if not isinstance(timeout_s, int) or not (units.isascii() and units.isdigit()):
-        what = "maxTimeoutSeconds and extra.units should be whole numbers, the latter as text"
-        raise ForgeryError(what, "$.accepts[0]")
+    timeout_s, units = at(document, "accepts", 0, "maxTimeoutSeconds"), number(extra, "units")
+    if type(timeout_s) is not int or timeout_s < 0:
+        what = f"{str(timeout_s)[:80]!r} is not a number of seconds"
+        raise ForgeryError(what, "$.accepts[0].maxTimeoutSeconds")
     url, token = text(document, "resource", "url"), _Token(text(extra, "name"), text(extra, "version"))
     try:
-        made = _document(envelope, url, token, int(units), timeout_s, signature)
+        made = _document(envelope, url, token, units, timeout_s, signature)
     except MisuseError as err:
         raise ForgeryError(str(err), "$.accepts[0]") from err
     agree(made, document)
-    found = recover(digest(_OFFERS, "Offer", _OFFER, _payload(envelope.offer, url, int(units))), signature)
+    found = recover(digest(_OFFERS, "Offer", _OFFER, _payload(envelope.offer, url, units)), signature)
     if found != envelope.offer.provider:
         what = f"signed by {found}; the offer's provider is {envelope.offer.provider}"
         raise ForgeryError(what, f"$.extensions.{EXTENSION}")
