@@ -41,7 +41,7 @@ from harness.market.erc8004 import Service, to_registration
 from harness.market.guard import App, Guard, problem
 from harness.market.limits import Limits
 from harness.market.openapi import declared
-from harness.market.paywall import Asked, Due
+from harness.market.paywall import Asked, Due, receipted
 from harness.market.shop import Shelved
 from harness.market.till import Sold
 from harness.market.wire import (
@@ -272,7 +272,7 @@ def _due(due: Due) -> Response:
 async def _sold(sold: Sold, headers: Mapping[str, str], counter: Counter) -> Response:
     url = f"{counter.url}/v1/quotes/{sold.id}/accept"
     receipt = await asyncio.to_thread(counter.receipt, sold, url)
-    kept = {name: value for name, value in headers.items() if name.lower() in _RECEIPTS}
+    kept = {name: receipted(name, value, receipt) for name, value in headers.items() if name.lower() in _RECEIPTS}
     return JSONResponse({**_sale(sold), "receipt": receipt}, headers=kept)
 
 

@@ -26,7 +26,7 @@ from harness.market.till import PaymentRefusedError, Sold
 if TYPE_CHECKING:
     from mpp.methods.evm.intents import Authorization
 
-__all__ = ["Asked", "Due", "Paid", "Paywall", "Priced", "requirements"]
+__all__ = ["Asked", "Due", "Paid", "Paywall", "Priced", "receipted", "requirements"]
 
 Take = Callable[[Payment], Awaitable[Sold]]
 _CREDENTIALS = ("authorization", "payment-signature")
@@ -209,6 +209,17 @@ class Paywall:
         document["resource"] = dict(priced.resource)
         document["extensions"] = {**document.get("extensions", {}), **priced.extensions}  # type: ignore[dict-item]
         return encode_payment_required(document)  # type: ignore[arg-type]
+
+
+def receipted(name: str, value: str, receipt: Mapping[str, Any] | None) -> str:
+    """Return a response header with a signed receipt put into it, where x402 has its place for one."""
+    from mpp.x402 import decode_payment_response, encode_payment_response
+
+    if receipt is None or name.upper() != "PAYMENT-RESPONSE":
+        return value
+    document = dict(decode_payment_response(value))
+    document["extensions"] = {"offer-receipt": {"info": {"receipt": dict(receipt)}}}
+    return encode_payment_response(document)  # type: ignore[arg-type]
 
 
 class _Forgetful:

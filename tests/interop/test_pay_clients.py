@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,11 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import npmcache
 import pytest
 from facilitating import Desk, facilitating
-from shopfront import header, required, signed
+from shopfront import BUYER, SELLER, client, front, header, paying, required, signed
+from shopfront import TOKEN as OURS
+from test_serve_quotes import MANY, accept, quoted
 
-from harness.market.facilitator import LocalFacilitator
+from harness.market.door import app
+from harness.market.facilitator import HttpFacilitator, LocalFacilitator
 from harness.market.journal_check import check
 from harness.market.secp256k1 import Signer, keygen
 from harness.market.service import TOKENS
@@ -137,6 +143,46 @@ def test_killed_with_money_under_way_the_service_says_so_when_it_is_back_and_cha
     assert found.unknown == (quote["quote_id"],)
 
 
+def test_the_official_typescript_sdk_finds_and_verifies_the_offer_and_the_receipt_in_our_headers(
+    tmp_path: Path,
+) -> None:
+    modules = npmcache.modules()
+
+    async def buying() -> dict[str, str]:
+        made = front(tmp_path)
+        async with client(app(made.counter, MANY)) as http:
+            quote = await quoted(http)
+            due = await http.get(accept(quote))
+            paid = await http.get(accept(quote), headers=header(signed(required(due))))
+            return {"required": due.headers["PAYMENT-REQUIRED"], "response": paid.headers["PAYMENT-RESPONSE"]}
+
+    script = """
+    const sdk = require("@x402/extensions/offer-receipt");
+    const told = JSON.parse(require("fs").readFileSync(0));
+    const required = JSON.parse(Buffer.from(told.required, "base64"));
+    const [offer] = sdk.extractOffersFromPaymentRequired(required);
+    const receipt = sdk.extractReceiptFromResponse(new Response("", { headers: { "PAYMENT-RESPONSE": told.response } }));
+    const [decoded] = sdk.decodeSignedOffers([offer]);
+    const payer = receipt.payload.payer;
+    Promise.all([sdk.verifyOfferSignatureEIP712(offer), sdk.verifyReceiptSignatureEIP712(receipt)]).then(([by, paid]) => {
+      const matches = [[payer], [by.signer]].map((payers) => sdk.verifyReceiptMatchesOffer(receipt, decoded, payers));
+      console.log(JSON.stringify({ offer: by.signer, receipt: paid.signer, payer, matches }));
+    });
+    """
+    told = subprocess.run(
+        ["node", "-e", script],
+        input=json.dumps(asyncio.run(buying())),
+        env={**os.environ, "NODE_PATH": str(modules)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(told.stdout)
+    assert {found["offer"].lower(), found["receipt"].lower()} == {SELLER.address}
+    assert found["payer"].lower() == BUYER.address
+    assert found["matches"] == [True, False]
+
+
 def hang(url: str, headers: dict[str, str]) -> None:
     with pytest.raises(httpx.TransportError):
         httpx.get(url, headers=headers, timeout=30)
@@ -157,13 +203,6 @@ def hang(url: str, headers: dict[str, str]) -> None:
 def test_what_is_no_clear_answer_of_a_facilitator_is_not_taken_for_a_refusal(
     tmp_path: Path, what: str, answer: tuple[int, bytes], status: int, code: str
 ) -> None:
-    from shopfront import TOKEN as OURS
-    from shopfront import client, front, paying
-    from test_serve_quotes import MANY, accept, quoted
-
-    from harness.market.door import app
-    from harness.market.facilitator import HttpFacilitator
-
     async def asking(desk: Desk) -> None:
         made = front(tmp_path, facilitator=HttpFacilitator(desk.url))
         async with client(app(made.counter, MANY)) as http:
