@@ -20,7 +20,7 @@ from harness.market.eip712 import digest, struct_hash, typed_data
 from harness.market.keccak import plain
 from harness.market.offer import FIELDS, _values, digest_of, typed_data_of
 
-SCRIPT = Path(__file__).parent / "interop" / "signed.js"
+SCRIPT = Path(__file__).parent / "signed.js"
 KEY = "0x" + "11" * 32
 PAYER = "0x" + "66" * 20
 TOKEN: dict[str, Any] = {"token_name": "USD Coin", "token_version": "2"}
