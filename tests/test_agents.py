@@ -31,6 +31,7 @@ from harness.market.stall import Stall
 from harness.scoring.evidence import load, quote
 
 ROOT = Path(__file__).parent.parent
+SKILL = (ROOT / "SKILL.md").read_text()
 TOOLS = ["list_devices", "get_benchmark", "quote_gpu", "verify_quote", "open_dispute"]
 (REPORT,) = (ROOT / "results").glob("2*.json")
 
@@ -130,6 +131,19 @@ def test_the_root_of_a_market_is_the_page_and_each_of_its_links_leads_somewhere(
         "X-Content-Type-Options": "nosniff",
     }
     assert f"/v1/evidence/{load(REPORT).seal.digest}" in links
+
+
+def test_each_path_and_each_tool_of_the_skill_is_there(market: str) -> None:
+    document = httpx.get(f"{market}/openapi.json", trust_env=False).json()
+    known = {re.sub(r"{\w+}", "{}", path): methods for path, methods in document["paths"].items()}
+    named = re.findall(r"(GET|POST) (/v1/[\w/{}]+)", SKILL)
+    assert len(named) >= 7
+    for method, path in named:
+        assert method.lower() in known[re.sub(r"{\w+}", "{}", path)], path
+    assert re.findall(r"^\| `(\w+)` \|", SKILL, re.MULTILINE) == TOOLS
+    claim = SKILL[SKILL.index("`POST /v1/disputes`") :].split(": 402")[0]
+    wanted = set(document["components"]["schemas"]["DisputeRequest"]["properties"])
+    assert wanted == set(re.findall(r"`(\w+)`", claim)) - {"cycles_per_s"}
 
 
 # --- offline ----------------------------------------------------------------------------------------------------------
@@ -248,9 +262,12 @@ def test_a_market_that_misbehaves_is_told_apart_from_a_bug() -> None:
             stall.quote_gpu(None, 60)
         with pytest.raises(FailureError, match="does not say how"):
             stall.open_dispute("0x" + "ab" * 32, "0x1", from_s=1, until_s=2)
-    for body in (b"[]", b"{", b'{"devices":[{}]}', b"[" * 100_000, b" " * (2 << 20)):
+    for body in (b"[]", b"{", b'{"devices":[{}]}', b"[" * 100_000):
         with liar({"/v1/devices": (200, {}, body)}) as stall, pytest.raises(FailureError):
             stall.list_devices()
+    long = json.dumps({"devices": []}).encode() + b" " * (1 << 20)
+    with liar({"/v1/devices": (200, {}, long)}) as stall, pytest.raises(FailureError, match="with more than"):
+        stall.list_devices()
     with pytest.raises(FailureError, match="does not answer"):
         Stall("http://127.0.0.1:9").list_devices()
 
