@@ -169,13 +169,13 @@ def validation_response(  # noqa: PLR0913 - it mirrors the standard's
 
 
 def verdict(*, chain_id: int, contract: str, job_id: int, upheld: bool, reason: str) -> Call:
-    """Complete or reject a job (ERC-8183): the evaluator's call, which pays the provider or the client.
+    """Complete or reject a job (ERC-8183, as its reference contract takes it): the evaluator's call, which pays the provider or the client.
 
     Raises:
         MisuseError: the reason is missing: it is the digest of the evidence.
     """
     name = "complete" if upheld else "reject"
-    data = calldata(f"{name}(uint256,bytes32)", job_id, _said("reason", reason))
+    data = calldata(f"{name}(uint256,bytes32,bytes)", job_id, _said("reason", reason), "0x")  # the last is for hooks
     return Call(chain_id=chain_id, to=_address(contract), data=data, does=f"{name} job {job_id}")
 
 

@@ -16,6 +16,7 @@ from harness.errors import ForgeryError, MisuseError
 from harness.market import calldata, onchain
 from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, Value
 from harness.market.envelope import Envelope, sign
+from harness.market.erc8183 import Job, check_job, to_job
 from harness.market.keccak import keccak256
 from harness.market.offer import FIELDS, Offer, captured_atomic, digest_of, held_atomic, plain
 from harness.market.secp256k1 import ORDER, Signer
@@ -298,7 +299,7 @@ def test_only_an_escrow_whose_code_was_looked_at_is_paid(sale: Sale) -> None:
     allowed = {"0x" + keccak256(code).hex()}
     assert onchain.check_escrow(code, allowed) in allowed
     assert sale.chain.code(sale.chain.deploy("QuoteEscrow").address) == code  # no argument is baked in
-    jobs = sale.chain.deploy("EvaluatedJobs", sale.token.address)
+    jobs = sale.chain.deploy("EvaluatedJobs")
     with pytest.raises(ForgeryError, match="none of those allowed"):
         onchain.check_escrow(sale.chain.code(jobs.address), allowed)
     with pytest.raises(ForgeryError, match="no contract"):
@@ -436,38 +437,77 @@ def test_the_hash_of_a_request_binds_each_of_its_fields(validation: Validation) 
     assert len({one.hash for one in (request, *others)}) == 7
 
 
+class Jobs:
+    """A contract of jobs, and one job for an offer that its provider has named a price for."""
+
+    def __init__(self, sale: Sale) -> None:
+        self.sale, self.offer = sale, sale.offer()
+        self.contract = sale.chain.deploy("EvaluatedJobs")
+        sale.token.do("mint", sale.buyer, RICH, sender=sale.buyer)
+        sale.token.do("approve", self.contract.address, RICH, sender=sale.buyer)
+        self.told = to_job(sign(self.offer, KEY), units=60, expired_at=self.offer.valid_until + 1000)
+        names = ("provider", "evaluator", "expiredAt", "description", "hook", "providerAgentId")
+        made = [int(self.told[n]) if n in {"expiredAt", "providerAgentId"} else self.told[n] for n in names]
+        self.contract.do("createJob", *made, sender=sale.buyer)
+        self.price(sale.token.address, int(self.told["budget"]))
+
+    def price(self, token: str, budget: int) -> None:
+        self.contract.do("setBudget", 0, token, budget, b"", sender=KEY.address)
+
+    def fund(self) -> None:
+        self.contract.do("fund", 0, self.told["token"], int(self.told["budget"]), b"", sender=self.sale.buyer)
+
+    def job(self) -> Job:
+        _, _, provider, expired_at, evaluator, budget, token, _, description = self.contract.ask("getJob", 0)
+        return Job(
+            provider=provider,
+            evaluator=evaluator,
+            token=token,
+            budget_atomic=budget,
+            expired_at=expired_at,
+            description=description,
+        )
+
+
 @pytest.mark.parametrize("upheld", [True, False], ids=["complete", "reject"])
 def test_an_evaluators_verdict_pays_the_provider_or_the_client_once(sale: Sale, *, upheld: bool) -> None:
-    jobs = sale.chain.deploy("EvaluatedJobs", sale.token.address)
-    sale.token.do("mint", sale.buyer, RICH, sender=sale.buyer)
-    sale.token.do("approve", jobs.address, RICH, sender=sale.buyer)
-    offer = sale.offer()
-    deadline = sale.chain.now_s() + 1000
-    jobs.do("createJob", KEY.address, sale.evaluator, deadline, offer.quote_id, ZERO_ADDRESS, sender=sale.buyer)
-    jobs.do("setBudget", 0, 5000, sender=KEY.address)
-    with pytest.raises(RevertedError, match="bad budget"):
-        jobs.do("fund", 0, 4999, sender=sale.buyer)
-    jobs.do("fund", 0, 5000, sender=sale.buyer)
-    verdict = calldata.verdict(chain_id=31337, contract=jobs.address, job_id=0, upheld=upheld, reason=REASON)
+    jobs = Jobs(sale)
+    jobs.fund()
+    budget = held_atomic(jobs.offer, 60)
+    verdict = calldata.verdict(chain_id=31337, contract=jobs.contract.address, job_id=0, upheld=upheld, reason=REASON)
     if upheld:
-        assert sale.refused(verdict, sale.evaluator) == "InvalidStatus"  # nothing was submitted
-    jobs.do("submit", 0, bytes.fromhex(OTHER[2:]), sender=KEY.address)
+        assert sale.refused(verdict, sale.evaluator) == "WrongStatus"  # nothing was submitted
+    jobs.contract.do("submit", 0, bytes.fromhex(OTHER[2:]), b"", sender=KEY.address)
     assert sale.refused(verdict, KEY.address) == "Unauthorized"
     sale.send(verdict, sale.evaluator)
-    assert sale.refused(verdict, sale.evaluator) == "InvalidStatus"
-    assert (sale.has(KEY.address), sale.has(sale.buyer)) == ((5000, RICH - 5000) if upheld else (0, RICH))
-    (event,) = jobs.events("JobCompleted" if upheld else "JobRejected")
+    assert sale.refused(verdict, sale.evaluator) == "WrongStatus"
+    assert (sale.has(KEY.address), sale.has(sale.buyer)) == ((budget, RICH - budget) if upheld else (0, RICH))
+    (event,) = jobs.contract.events("JobCompleted" if upheld else "JobRejected")
     assert event["reason"].hex() == REASON[2:]
 
 
+def test_a_token_or_a_budget_that_was_swapped_before_funding_is_seen_and_not_paid(sale: Sale) -> None:
+    jobs = Jobs(sale)
+    check_job(jobs.job(), jobs.offer, units=60)
+    budget = held_atomic(jobs.offer, 60)
+    for token, amount, refusal in (
+        (sale.chain.deploy("Token", 18).address, budget, "PaymentTokenMismatch"),
+        (sale.token.address, budget + 1, "BudgetMismatch"),
+    ):
+        jobs.price(token, amount)
+        with pytest.raises(ForgeryError, match="the offer gives"):
+            check_job(jobs.job(), jobs.offer, units=60)
+        with pytest.raises(RevertedError, match=refusal):
+            jobs.fund()
+    assert sale.has(sale.buyer) == RICH
+
+
 def test_an_open_job_that_expired_draws_nothing_from_others(sale: Sale) -> None:
-    jobs = sale.chain.deploy("EvaluatedJobs", sale.token.address)
-    sale.token.do("mint", jobs.address, RICH, sender=sale.buyer)  # other people's
-    jobs.do("createJob", KEY.address, sale.evaluator, sale.chain.now_s() + 10, "", ZERO_ADDRESS, sender=sale.stranger)
-    jobs.do("setBudget", 0, RICH, sender=sale.stranger)
-    sale.chain.wait(11)
-    with pytest.raises(RevertedError, match="InvalidStatus"):
-        jobs.do("claimRefund", 0, sender=sale.stranger)
+    jobs = Jobs(sale)
+    sale.token.do("mint", jobs.contract.address, RICH, sender=sale.buyer)  # other people's
+    sale.chain.wait(2000)
+    with pytest.raises(RevertedError, match="WrongStatus"):
+        jobs.contract.do("claimRefund", 0, b"", sender=sale.buyer)
 
 
 # --- what is written offline ------------------------------------------------------------------------------------------
@@ -502,11 +542,11 @@ def test_each_call_is_one_that_the_compiled_contract_has_and_reads_back(sale: Sa
         ),
         ("EvaluatedJobs", "complete"): (
             calldata.verdict(chain_id=1, contract=offer.asset, job_id=3, upheld=True, reason=REASON),
-            (3, reason),
+            (3, reason, b""),
         ),
         ("EvaluatedJobs", "reject"): (
             calldata.verdict(chain_id=1, contract=offer.asset, job_id=3, upheld=False, reason=REASON),
-            (3, reason),
+            (3, reason, b""),
         ),
     }
     made = evm.compiled()
@@ -516,6 +556,44 @@ def test_each_call_is_one_that_the_compiled_contract_has_and_reads_back(sale: Sa
         data = bytes.fromhex(call.data[2:])
         assert data[:4] == keccak256(f"{name}({','.join(takes)})".encode())[:4], name
         assert decode(takes, data[4:]) == values, name
+
+
+PUBLISHED = {  # as the standards' own contracts have them: erc-8004-contracts at 122bdf2, erc-8183/base-contracts at 0310b99
+    "ValidationRegistry": (
+        "validationRequest(address,uint256,string,bytes32)",
+        "validationResponse(bytes32,uint8,string,bytes32,string)",
+        "getValidationStatus(bytes32)",
+        "getAgentValidations(uint256)",
+        "getValidatorRequests(address)",
+        "getIdentityRegistry()",
+        "ValidationRequest(address,uint256,string,bytes32)",
+        "ValidationResponse(address,uint256,bytes32,uint8,string,bytes32,string)",
+    ),
+    "EvaluatedJobs": (
+        "createJob(address,address,uint48,string,address,uint256)",
+        "setBudget(uint256,address,uint256,bytes)",
+        "fund(uint256,address,uint256,bytes)",
+        "submit(uint256,bytes32,bytes)",
+        "complete(uint256,bytes32,bytes)",
+        "reject(uint256,bytes32,bytes)",
+        "claimRefund(uint256,bytes)",
+        "JobCreated(uint256,address,address,address,uint48,address)",
+        "JobSubmitted(uint256,address,bytes32)",
+        "JobCompleted(uint256,address,bytes32)",
+        "JobRejected(uint256,address,bytes32)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_doubles_have_the_functions_and_events_of_the_originals(name: str) -> None:
+    abi = evm.compiled()[name]["abi"]
+    known = {
+        f"{one['name']}({','.join(map(evm.kind_of, one['inputs']))})"
+        for one in abi
+        if one["type"] in {"function", "event"}
+    }
+    assert set(PUBLISHED[name]) <= known
 
 
 def test_what_cannot_be_meant_is_not_written(sale: Sale) -> None:
