@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli.calls import call
 from harness.cli.output import json_option, show, show_json
 from harness.errors import FailureError, ForgeryError, MisuseError
 
@@ -25,6 +26,9 @@ def offer() -> None:
 
     Signing and checking take the extra `sign`. No chain is contacted.
     """
+
+
+offer.add_command(call)
 
 
 @offer.command()

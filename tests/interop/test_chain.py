@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import evm
 import pytest
+from click.testing import CliRunner
 from eth_abi.abi import decode
 from evm import Chain, Contract, RevertedError
 
+from harness.cli import cli
 from harness.errors import ForgeryError, MisuseError
 from harness.market import calldata, onchain
 from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, Value
-from harness.market.envelope import Envelope, sign
+from harness.market.envelope import Envelope, encode, sign
 from harness.market.erc8183 import Job, check_job, to_job
 from harness.market.keccak import keccak256
 from harness.market.offer import FIELDS, Offer, captured_atomic, digest_of, held_atomic, plain
@@ -594,6 +598,28 @@ def test_doubles_have_the_functions_and_events_of_the_originals(name: str) -> No
         if one["type"] in {"function", "event"}
     }
     assert set(PUBLISHED[name]) <= known
+
+
+def test_the_command_writes_what_pays_and_takes(sale: Sale, tmp_path: Path) -> None:
+    """All the way by `harness offer call`: nothing but its output reaches the chain."""
+    offer = sale.offer()
+    (tmp_path / "offer.json").write_bytes(encode(sign(offer, KEY)))
+
+    def sent(sender: str, *words: str) -> None:
+        done = CliRunner().invoke(cli, ["offer", "call", str(tmp_path / "offer.json"), "--json", "--do", *words])
+        assert done.exit_code == 0, done.output
+        sale.send(calldata.Call(**json.loads(done.stdout.splitlines()[-1])), sender)
+
+    sale.token.do("mint", sale.buyer, RICH, sender=sale.buyer)
+    sent(sale.buyer, "approve", "--units", "600")
+    sent(sale.buyer, "authorize", "--units", "600", "--capture-by", str(sale.chain.now_s() + 7200))
+    sent(KEY.address, "capture", "--units", "500")
+    sent(sale.evaluator, "refund", "--amount", "1", "--reason", REASON)
+    sent(sale.stranger, "release")
+    assert sale.has(sale.pay_to) == captured_atomic(offer, 500) - 1
+    wrong = CliRunner().invoke(cli, ["offer", "call", str(tmp_path / "offer.json"), "--do", "capture"])
+    assert isinstance(wrong.exception, MisuseError)
+    assert "takes --units" in str(wrong.exception)
 
 
 def test_what_cannot_be_meant_is_not_written(sale: Sale) -> None:
