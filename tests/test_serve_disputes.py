@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from shopfront import BUYER, OTHER, Front, front, header, report_at, required, signed
@@ -41,6 +41,9 @@ def seen(low: int | None, high: int | None, name: str = "r") -> Finding:
 
 
 @given(speeds, speeds)
+@example(949, 949)
+@example(950, 950)
+@example(900, 950)
 def test_a_promise_is_broken_if_and_only_if_the_upper_bound_is_below_the_floor_less_the_tolerance(
     a: int, b: int
 ) -> None:

@@ -16,7 +16,7 @@ from shopfront import BUYER, OTHER, SELLER, TOKEN, signed
 
 from harness.errors import FailureError
 from harness.market.facilitator import Facilitator, LocalFacilitator, NoAnswerError, Payment, Settled
-from harness.market.journal import Journal, PaymentUsedError
+from harness.market.journal import Entry, Journal, PaymentUsedError, Row
 from harness.market.journal_check import check
 from harness.market.life import StateError
 from harness.market.paywall import requirements
@@ -231,6 +231,30 @@ def test_a_facilitator_out_of_reach_costs_the_buyer_nothing(tmp_path: Path) -> N
         assert book.head() == "0" * 64
 
     asyncio.run(trying(Away(name=TOKEN.name, version=TOKEN.version)))
+
+
+@pytest.mark.parametrize("last", ["CAPTURED", "delivering"])
+def test_a_disk_that_is_full_once_the_money_moved_is_no_refusal(tmp_path: Path, last: str) -> None:
+    class Full(Journal):
+        def append(self, *entries: Entry) -> tuple[Row, ...]:
+            if last in {entries[0].state, entries[0].note}:
+                message = "cannot write: database or disk is full"
+                raise FailureError(message)
+            return super().append(*entries)
+
+    async def trying() -> None:
+        facilitator, deliver = Forgetful(name=TOKEN.name, version=TOKEN.version), Counted()
+        till, payment = Till(Full(tmp_path / "j.db"), facilitator), paid()
+        with pytest.raises(OutcomeUnknownError, match="may have settled"):
+            await till.sell(sale(), payment, deliver)
+        Journal(tmp_path / "j.db").recover()
+        with pytest.raises(StateError):
+            await till.sell(sale(), payment, deliver)
+        assert (len(facilitator.transfers), deliver.count) == (1, 0)
+
+    asyncio.run(trying())
+    found = check(tmp_path / "j.db")
+    assert (found.unknown or found.undelivered) == (sale().id,)
 
 
 def test_a_delivery_that_fails_is_written_down_and_not_tried_again(tmp_path: Path) -> None:

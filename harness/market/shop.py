@@ -10,6 +10,7 @@ Not promised: that the device is still there. Who sells it must know.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import secrets
@@ -37,6 +38,7 @@ from harness.scoring.worth import Market
 __all__ = ["Document", "Issued", "Seller", "Shelved", "Shop", "Token", "UnknownQuoteError", "read_reports"]
 
 _KEPT = 4096  # offers, and documents, whose askers may come back
+_REPORTS_KEPT = 4096
 _LOOK_S = 5.0
 _HEADS = 256  # of the journal, that an offer from before a restart may name
 _JSON = "application/json"
@@ -119,13 +121,17 @@ class Issued:
 
 def read_reports(folder: Path) -> tuple[Report, ...]:
     """Return the reports of a folder that verify, oldest first. What does not is left out: one bad file closes no shop."""
-    found = []
-    for path in sorted(folder.glob("[0-9]*.json")):
-        try:
-            found.append(load(path))
-        except HarnessError:
-            continue
-    return tuple(sorted(found, key=lambda report: report.sealed_at))
+    read = (_read(path, path.stat().st_mtime_ns) for path in sorted(folder.glob("[0-9]*.json")))
+    return tuple(sorted((report for report in read if report), key=lambda report: report.sealed_at))
+
+
+@functools.lru_cache(maxsize=_REPORTS_KEPT)
+def _read(path: Path, _changed_ns: int) -> Report | None:
+    """Read a file once for each time that it was written."""
+    try:
+        return load(path)
+    except HarnessError:
+        return None
 
 
 @dataclass(slots=True)

@@ -155,11 +155,21 @@ class Till:
         await self._write(
             Entry(quote_id=sale.id, expected="ACCEPTED", state="AUTHORIZED", body={"protocol": payment.protocol})
         )
-        transaction = await self._settle(sale, payment)
-        self.at("capture")
-        body = {"transaction": transaction, "amount_atomic": str(sale.amount_atomic)}
-        await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="CAPTURED", body=body))
-        await self._deliver(sale, deliver)
+        try:
+            transaction = await self._settle(sale, payment)
+            self.at("capture")
+            body = {"transaction": transaction, "amount_atomic": str(sale.amount_atomic)}
+            await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="CAPTURED", body=body))
+            await self._deliver(sale, deliver)
+        except OutcomeUnknownError:
+            raise
+        except (
+            FailureError
+        ) as err:  # a disk that is full from now on: what is on it says AUTHORIZED or CAPTURED, and stays
+            message = (
+                f"the payment for {sale.id} may have settled, and what came of it could not be written down: {err}"
+            )
+            raise OutcomeUnknownError(message) from err
         self.at("answer")
         return await self._sold(sale.id)
 

@@ -54,7 +54,7 @@ CODES: dict[str, tuple[int, str]] = {
     "bad_request": (400, "This is not a request that can be read"),
     "device_taken": (409, "The device is let"),
     "expired": (410, "The offer is not good at this time"),
-    "failed": (503, "The service cannot do this now; nothing was claimed"),
+    "failed": (503, "The service cannot do this now; nothing was paid"),
     "forged": (422, "A document is not what it says"),
     "idempotency_conflict": (409, "The idempotency key was used for another request"),
     "in_progress": (409, "The first request with this key is still under way"),

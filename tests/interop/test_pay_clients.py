@@ -194,6 +194,7 @@ def hang(url: str, headers: dict[str, str]) -> None:
         ("verify", (500, b"{}"), 503, "failed"),
         ("verify", (200, b'{"isValid":false,"invalidReason":"insufficient_funds"}'), 402, "payment_required"),
         ("settle", (502, b"bad gateway"), 504, "outcome_unknown"),
+        ("settle", (500, b'{"success":false,"errorReason":"internal_error"}'), 504, "outcome_unknown"),
         ("settle", (200, b'{"success":true,"transaction":""}'), 504, "outcome_unknown"),
         ("settle", (200, b'{"success":false,"errorReason":"settlement_pending"}'), 504, "outcome_unknown"),
         ("settle", (200, b'{"success":false,"errorReason":"nonce_already_used"}'), 409, "settlement_refused"),
