@@ -20,6 +20,8 @@ import httpx
 import pytest
 from mcp import Client, StdioServerParameters
 from offers import SIGNER, offered, signed
+from shopfront import header, required
+from shopfront import signed as signed_payment
 
 from harness import codec
 from harness.errors import FailureError, ForgeryError, MisuseError
@@ -59,6 +61,15 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
 
 
+def bought(accept: str) -> dict[str, Any]:
+    """Pay what a market asks, as an x402 client does; return the sale."""
+    with httpx.Client(trust_env=False, timeout=30) as http:
+        due = required(http.get(accept))
+        answer = http.get(accept, headers=header(signed_payment(due)))
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+
 def talk(url: str) -> dict[str, Any]:
     """Use each tool once through a subprocess; return what came, by what was asked."""
 
@@ -79,7 +90,15 @@ def talk(url: str) -> dict[str, Any]:
             await call("tampered", "verify_quote", envelope=changed)
             await call("no device", "get_benchmark", device="GPU-nosuch")
             await call("no seconds", "quote_gpu", device=device, seconds=0)
-            await call("unpaid", "open_dispute", quote_id=envelope["quote"]["quoteId"], capture_id="0x0", from_s=1, until_s=2)  # fmt: skip
+            quote_id = envelope["quote"]["quoteId"]
+            await call("unpaid", "open_dispute", quote_id=quote_id, capture_id="0x0", from_s=1, until_s=2)
+            sale = bought(f"{url}/v1/quotes/{quote_id}/accept")
+            now = int(time.time())
+            await anyio.sleep(1.1)  # a claim is for some of the lease so far, in whole seconds
+            claim = {"quote_id": quote_id, "capture_id": sale["transaction"], "from_s": now, "until_s": now + 1}
+            due = await call("bond", "open_dispute", **claim)
+            payment = header(signed_payment(due["payment_required"]))["PAYMENT-SIGNATURE"]
+            await call("disputed", "open_dispute", **claim, payment=payment)
             return found
 
     return anyio.run(all_of_it)
