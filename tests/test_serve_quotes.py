@@ -6,6 +6,7 @@ import asyncio
 import base64
 import itertools
 import json
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -36,6 +37,7 @@ from harness import codec
 from harness.errors import FailureError, MisuseError
 from harness.market import envelope as envelopes
 from harness.market.door import app
+from harness.market.fulfil import program
 from harness.market.journal_check import check
 from harness.market.limits import Buckets, Limits
 from harness.market.offer import held_atomic
@@ -104,7 +106,7 @@ def test_a_quote_is_signed_paid_for_delivered_and_receipted(tmp_path: Path) -> N
         assert sale["receipt"]["payload"]["transaction"] == sale["transaction"]
         standing = (await http.get(f"/v1/quotes/{quote['quote_id']}")).json()
         assert standing["envelope"] == quote["envelope"]
-        assert standing["sale"] == {**sale, "receipt": None}
+        assert standing["sale"] == {**sale, "receipt": None, "delivery": None}  # who knows an id need not be the buyer
 
     serving(tmp_path, ask)
     assert check(tmp_path / "journal.db").quote_counts == {"CAPTURED": 1}
@@ -154,8 +156,9 @@ def test_an_envelope_is_enough_to_accept_by_when_the_service_has_forgotten_it(tm
         root = kept["envelope"]["quote"]["evidenceRoot"]
         assert (await http.get(f"/v1/evidence/{root}")).status_code == 200
 
-    serving(tmp_path, before)
-    serving(tmp_path, after)
+    reports = [report_at(time.time() - 60)]
+    serving(tmp_path, before, reports=reports)
+    serving(tmp_path, after, reports=reports)
 
 
 def test_heads_are_answered_and_buy_nothing(tmp_path: Path) -> None:
@@ -187,6 +190,29 @@ def test_what_agents_look_for_is_there_with_nothing_for_sale_too(tmp_path: Path)
         assert (await http.get("/")).status_code == 200
 
     serving(tmp_path, ask)
+
+
+@pytest.mark.parametrize(
+    ("script", "delivery", "fault"),
+    [
+        ("import json, sys; print(json.dumps({'ssh': json.load(sys.stdin)['device']}))", {"ssh": "GPU-1"}, None),
+        ("raise SystemExit(3)", None, "exit code 3"),
+        ("print('done')", None, "one JSON object"),
+        ("import time; time.sleep(30)", None, "took more than"),
+    ],
+)
+def test_a_program_of_the_sellers_delivers_once_or_the_sale_is_undelivered(
+    tmp_path: Path, script: str, delivery: dict[str, Any] | None, fault: str | None
+) -> None:
+    async def ask(_: Front, http: httpx.AsyncClient) -> None:
+        _quote, sale = await bought(http)
+        assert (sale["state"], sale["delivery"]) == ("CAPTURED", delivery)
+        assert (fault is None) == (sale["delivery_fault"] is None)
+        assert (fault or "") in (sale["delivery_fault"] or "")
+
+    slow = "sleep" in script
+    serving(tmp_path, ask, fulfil=program([sys.executable, "-c", script], timeout_s=0.3 if slow else 30))
+    assert bool(check(tmp_path / "journal.db").undelivered) == bool(fault)
 
 
 # --- keys of idempotency ----------------------------------------------------------------------------------------------

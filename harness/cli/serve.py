@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from decimal import Decimal
 
 import click
@@ -30,6 +31,7 @@ __all__ = ["journal", "serve"]
 @click.option("--hours-most", type=click.IntRange(1, 8760), default=24, show_default=True, help="That one quote may be for.")  # fmt: skip
 @click.option("--tolerance", type=Number(), default="0.05", show_default=True, help="By which a promised speed may be missed.")  # fmt: skip
 @click.option("--segment", type=click.Choice(["marketplace", "neocloud", "hyperscaler"]), default="marketplace", show_default=True, help="What kind of seller asks.")  # fmt: skip
+@click.option("--on-sale", metavar="PROGRAM", help="Run once for each sale: JSON on stdin says what was sold, JSON on stdout is the delivery.")  # fmt: skip
 @click.option("--cpus", is_flag=True, help="Sell CPUs, too, by what they cost.")
 @click.option("--evaluator", metavar="ADDRESS", help="Who holds the bonds of disputes; the seller by default.")
 @click.option("--escrow", metavar="ADDRESS", help="A contract that offers are bound to.")
@@ -50,6 +52,7 @@ def serve(
     hours_most: int,
     tolerance: Decimal,
     segment: str,
+    on_sale: str | None,
     cpus: bool,
     evaluator: str | None,
     escrow: str | None,
@@ -61,6 +64,7 @@ def serve(
     Needs the extras serve, sign and pay, and no GPU. There is no TLS: put it in front where others can listen.
     """
     from harness.market.abi import ZERO_ADDRESS
+    from harness.market.fulfil import program
     from harness.market.limits import Limits
     from harness.market.service import serve as serve_here
     from harness.market.service import token_of
@@ -89,6 +93,7 @@ def serve(
         port=port,
         url=url,
         limits=Limits(per_minute=rate, all_per_minute=rate_all),
+        fulfil=program(shlex.split(on_sale)) if on_sale is not None else None,
         started=lambda at: show(f"listening at {at}"),
     )
 

@@ -295,7 +295,8 @@ def _standing(standing: Standing, counter: Counter) -> dict[str, Any]:
         "amount_atomic": fields["maxTotalAtomic"],
         "accept": f"{counter.url}/v1/quotes/{fields['quoteId']}/accept",
         "envelope": standing.envelope,
-        "sale": _sale(standing.sold) if standing.sold else None,
+        # What was delivered may be a secret of the buyer's, and who knows a quote's id need not be the buyer.
+        "sale": {**_sale(standing.sold), "delivery": None} if standing.sold else None,
     }
 
 

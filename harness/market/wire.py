@@ -161,7 +161,7 @@ class SaleReply(_Shape):
     network: str | None = None
     transaction: str | None = Field(default=None, description="What the money moved by; the capture's id in a dispute.")
     captured_at: str | None = Field(default=None, description=_TIME)
-    delivery: dict[str, Any] | None = None
+    delivery: dict[str, Any] | None = Field(default=None, description="Told to who paid, in the answer to the payment.")
     delivery_fault: str | None = None
     receipt: dict[str, Any] | None = Field(
         default=None, description="Signed, in the form of x402's offer-receipt extension."
