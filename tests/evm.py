@@ -12,16 +12,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import npmcache
 import pytest
-from eth_abi.abi import decode, encode
 
 from harness.market.keccak import keccak256
 
-__all__ = ["Chain", "Contract", "RevertedError", "anvil", "compiled"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Chain", "Contract", "RevertedError", "anvil", "compiled", "decode", "kind_of"]
+
+for _needed in ("coincurve", "eth_abi", "httpx"):  # skips the module that imports this one
+    pytest.importorskip(_needed, reason="the extras pay and sign are not installed")
+from eth_abi.abi import decode, encode  # noqa: E402 - not before that was asked
 
 ROOT = Path(__file__).parent.parent
 _COMPILER = Path(__file__).parent / "interop" / "compile.js"
@@ -158,9 +163,20 @@ class Chain:
 @contextmanager
 def anvil(*, starts_s: int, chain_id: int = 31337) -> Iterator[Chain]:
     """Run a chain whose clock starts where a test wants it; skip where anvil cannot be had."""
+    import httpx
+
     program = npmcache.modules() / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
     contracts = compiled()
-    command = [str(program), "--port", "0", "--timestamp", str(starts_s), "--chain-id", str(chain_id), "--auto-impersonate"]
+    command = [
+        str(program),
+        "--port",
+        "0",
+        "--timestamp",
+        str(starts_s),
+        "--chain-id",
+        str(chain_id),
+        "--auto-impersonate",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         try:

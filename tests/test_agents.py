@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - what is imported is asked for first
 """An agent at a market: the official MCP client in front of `harness mcp`, which asks a real `harness serve`; and markets that lie."""
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+for _needed in ("coincurve", "httpx", "mcp", "mpp"):
+    pytest.importorskip(_needed, reason="the extras mcp, pay, serve and sign are not installed")
 import anyio
 import httpx
-import pytest
 from mcp import Client, StdioServerParameters
 from offers import SIGNER, offered, signed
 from shopfront import header, required

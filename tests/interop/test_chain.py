@@ -12,8 +12,7 @@ from typing import Any
 import evm
 import pytest
 from click.testing import CliRunner
-from eth_abi.abi import decode
-from evm import Chain, Contract, RevertedError
+from evm import Chain, Contract, RevertedError, decode
 
 from harness.cli import cli
 from harness.errors import ForgeryError, MisuseError
