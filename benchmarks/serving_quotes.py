@@ -101,8 +101,8 @@ def told(latencies_s: list[float]) -> str:
     return ", ".join(f"{name} {ms:.1f} ms" for name, ms in at.items()) + f", most {ordered[-1] * 1e3:.1f} ms"
 
 
-async def load(port: int, per_minute: int, count: int) -> tuple[list[float], Counter[int]]:
-    """Ask at Poisson times; return each latency from when it was due, and the statuses."""
+async def load(port: int, per_minute: int, count: int) -> tuple[list[float], Counter[int], float]:
+    """Ask at Poisson times; return each latency from when it was due, the statuses, and the seconds in which all were due."""
     rng = random.Random(1)  # noqa: S311 - a load, no secret
     due, at = [], 0.0
     for _ in range(count):
@@ -128,7 +128,7 @@ async def load(port: int, per_minute: int, count: int) -> tuple[list[float], Cou
     await asyncio.gather(*(one(due_s) for due_s in due))
     while not free.empty():
         await free.get_nowait().close()
-    return latencies, statuses
+    return latencies, statuses, due[-1]
 
 
 async def flood(port: int, count: int) -> tuple[Counter[int], int, list[float], float]:
@@ -170,12 +170,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with selling(folder, "--rate", "100000", "--rate-all", "100000") as (port, pid):
-            before_s, begun = cpu_s(pid), time.perf_counter()
-            latencies, statuses = asyncio.run(load(port, given.per_minute, int(given.per_minute * given.minutes)))
-            passed_s, used_s = time.perf_counter() - begun, cpu_s(pid) - before_s
-            print(
-                f"load: {len(latencies)} quotes in {passed_s:.1f} s ({len(latencies) / passed_s * 60:.0f} a minute), {dict(statuses)}"
-            )
+            before_s = cpu_s(pid)
+            count = int(given.per_minute * given.minutes)
+            latencies, statuses, due_s = asyncio.run(load(port, given.per_minute, count))
+            used_s = cpu_s(pid) - before_s
+            print(f"load: {count} quotes due in {due_s:.1f} s ({count / due_s * 60:.0f} a minute), {dict(statuses)}")
             print(f"  {told(latencies)}")
             print(f"  server: {used_s / len(latencies) * 1e3:.2f} ms of CPU a quote, {memory_mib(pid):.0f} MiB")
         with selling(folder) as (port, pid):

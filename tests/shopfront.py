@@ -118,7 +118,7 @@ def front(
             shop, journal, till, Paywall(TOKEN, "gpu.example"), Docket(journal, now_s=clock), url, now_s=clock
         ),
         journal=journal,
-        facilitator=local,
+        facilitator=facilitator if isinstance(facilitator, LocalFacilitator) else local,
         path=tmp_path / "journal.db",
         clock=clock,
         reports=shelf,
