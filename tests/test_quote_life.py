@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.cli import cli
-from harness.errors import ForgeryError, MisuseError
+from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.market.journal import (
     GENESIS,
     DeviceTakenError,
@@ -234,6 +234,15 @@ def test_a_sealed_step_that_no_life_has_is_found(tmp_path: Path) -> None:
     book._db.execute(f"INSERT INTO journal ({COLUMNS}) VALUES ({', '.join('?' * 12)})", _flat(forged))  # noqa: S608
     with pytest.raises(ForgeryError, match="row 5 is no step of a quote's life"):
         check(tmp_path / "j.db")
+
+
+def test_nobody_else_reads_what_was_delivered_to_whom(tmp_path: Path) -> None:
+    book = journal(tmp_path)
+    book.append(*entries(Q, *PATH))
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    book.close()
+    with pytest.raises(FailureError, match="cannot open"):
+        Journal(tmp_path / "nosuch" / "j.db")
 
 
 def test_an_empty_journal_and_what_is_none(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ schema = schemathesis.pytest.from_fixture("api")
 
 @pytest.mark.slow
 @schema.parametrize()
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_what_the_document_says_is_what_is_answered(case: Any) -> None:
     # A well-formed request for what does not exist, or costs money, is refused as it should be.
     case.call_and_validate(excluded_checks=[positive_data_acceptance])

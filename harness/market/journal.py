@@ -123,12 +123,13 @@ class Journal:
         self._path, self._now = str(path), now
         self._lock, self._reading = threading.Lock(), threading.Lock()
         try:
+            Path(path).touch(mode=0o600)  # salts and deliveries are in it; SQLite gives its other files the same mode
             self._db = self._connect()
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._begin()
             self._reader = self._connect()  # who reads does not wait for who writes
-        except sqlite3.OperationalError as err:
+        except (OSError, sqlite3.OperationalError) as err:
             message = f"cannot open the journal {self._path!r}: {err}"
             raise FailureError(message) from err
         except sqlite3.DatabaseError as err:
