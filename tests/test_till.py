@@ -257,14 +257,27 @@ def test_a_disk_that_is_full_once_the_money_moved_is_no_refusal(tmp_path: Path, 
     assert (found.unknown or found.undelivered) == (sale().id,)
 
 
-def test_a_delivery_that_fails_is_written_down_and_not_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "found", "why"),
+    [
+        (FailureError("no node answered"), None, "no node answered"),
+        (KeyError("node"), None, "KeyError: 'node'"),
+        (None, {"rate": float("nan")}, "not JSON"),
+        (None, {"key": b"bytes"}, "not JSON"),
+    ],
+)
+def test_a_delivery_that_fails_is_written_down_and_not_tried_again(
+    tmp_path: Path, error: Exception | None, found: Any, why: str
+) -> None:
     async def failing(_: Sale, __: Sold) -> Mapping[str, Any]:
-        message = "no node answered"
-        raise FailureError(message)
+        if error:
+            raise error
+        return dict(found)
 
     async def trying() -> None:
         sold = await Till(Journal(tmp_path / "j.db"), ledger()).sell(sale(), paid(), failing)
-        assert (sold.state, sold.delivery, sold.delivery_fault) == ("CAPTURED", None, "no node answered")
+        assert (sold.state, sold.delivery) == ("CAPTURED", None)
+        assert why in str(sold.delivery_fault)
 
     asyncio.run(trying())
     assert check(tmp_path / "j.db").undelivered == (sale().id,)

@@ -169,6 +169,7 @@ class Journal:
             PaymentUsedError: a claim was made before.
             KeyUsedError: an idempotency key was used before.
             DeviceTakenError: a device is kept by another quote.
+            MisuseError: a body cannot be written as canonical JSON.
             FailureError: the disk is full or broken; nothing was written.
         """
         try:
@@ -199,7 +200,11 @@ class Journal:
             "body": dict(entry.body),
             "previous": previous,
         }
-        row = Row(**unsealed, digest=_seal(unsealed))  # type: ignore[arg-type]
+        try:
+            row = Row(**unsealed, digest=_seal(unsealed))  # type: ignore[arg-type]
+        except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as err:
+            message = f"what is to be written of {entry.quote_id} is not JSON as RFC 8785 has it: {err}"
+            raise MisuseError(message) from err
         self._db.execute(f"INSERT INTO journal ({COLUMNS}) VALUES ({', '.join('?' * 12)})", _flat(row))  # noqa: S608 - constants
         return row
 

@@ -163,12 +163,9 @@ class Till:
             await self._deliver(sale, deliver)
         except OutcomeUnknownError:
             raise
-        except (
-            FailureError
-        ) as err:  # a disk that is full from now on: what is on it says AUTHORIZED or CAPTURED, and stays
-            message = (
-                f"the payment for {sale.id} may have settled, and what came of it could not be written down: {err}"
-            )
+        except FailureError as err:
+            # The disk is full, say: what is on it says AUTHORIZED or CAPTURED, and stays.
+            message = f"the payment for {sale.id} may have settled, and what came of it was not written down: {err}"
             raise OutcomeUnknownError(message) from err
         self.at("answer")
         return await self._sold(sale.id)
@@ -202,11 +199,11 @@ class Till:
         self.at("deliver")
         try:
             found = await deliver(sale, await self._sold(sale.id))
-        except HarnessError as err:
-            await self._write(Entry(quote_id=sale.id, note="undelivered", body={"why": str(err)[:300]}))
-            return
-        self.at("delivered")
-        await self._write(Entry(quote_id=sale.id, note="delivered", body=dict(found)))
+            self.at("delivered")
+            await self._write(Entry(quote_id=sale.id, note="delivered", body=dict(found)))
+        except Exception as err:  # noqa: BLE001 - the seller's own code, and money was taken
+            why = str(err) if isinstance(err, HarnessError) else f"{type(err).__name__}: {err}"
+            await self._write(Entry(quote_id=sale.id, note="undelivered", body={"why": why[:300]}))
 
     async def _write(self, *entries: Entry) -> None:
         await asyncio.to_thread(self.journal.append, *entries)
