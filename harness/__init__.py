@@ -1,7 +1,8 @@
 """Measure GPUs, prove what was measured, score it and price it.
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `report`, `verify`, `keygen`,
-`schema`, `doctor`, `watch`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
+`schema`, `doctor`, `watch`, `offer`, `akash_price`, `serve_bench`, `serve`, `journal`, `mcp`, `challenge`, `prove`, `check`, `audit`;
+`fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
 is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
@@ -25,8 +26,14 @@ if TYPE_CHECKING:
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.fitting.backtest import backtest, refit
     from harness.inference.serve_bench import serve_bench
+    from harness.market.agents import mcp, verify_quote
+    from harness.market.akash import bid as akash_price
+    from harness.market.journal_check import check as journal
+    from harness.market.offer import make_offer as offer
     from harness.market.prove import prover
     from harness.market.serve import verifier
+    from harness.market.service import serve
+    from harness.market.shop import Seller, Token
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.by_file import challenge, check
@@ -54,8 +61,14 @@ _HOMES = {
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.fitting.backtest": ("backtest", "refit"),
     "harness.inference.serve_bench": ("serve_bench",),
+    "harness.market.agents": ("mcp", "verify_quote"),
+    "harness.market.akash": ("akash_price",),
+    "harness.market.journal_check": ("journal",),
+    "harness.market.offer": ("offer",),
     "harness.market.prove": ("prover",),
     "harness.market.serve": ("verifier",),
+    "harness.market.service": ("serve",),
+    "harness.market.shop": ("Seller", "Token"),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.by_file": ("challenge", "check"),
@@ -72,7 +85,12 @@ _HOMES = {
     "harness.scoring.profiles": ("Profile", "load_profile"),
     "harness.scoring.recompute": ("recompute",),
 }
-_SPELT = {"list": "find"}  # where a command's name is not its function's
+_SPELT = {
+    "akash_price": "bid",
+    "journal": "check",
+    "list": "find",
+    "offer": "make_offer",
+}  # where a command's name is not its function's
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -92,10 +110,13 @@ __all__ = [
     "Quote",
     "Report",
     "Score",
+    "Seller",
     "Skip",
+    "Token",
     "Verdict",
     "Work",
     "WrongAnswerError",
+    "akash_price",
     "audit",
     "backtest",
     "benchmark",
@@ -106,13 +127,16 @@ __all__ = [
     "doctor",
     "export",
     "fleet",
+    "journal",
     "keygen",
     "list",
     "load",
     "load_costs",
     "load_profile",
     "market_table",
+    "mcp",
     "node",
+    "offer",
     "price",
     "prove",
     "prover",
@@ -123,9 +147,11 @@ __all__ = [
     "run",
     "schema",
     "score",
+    "serve",
     "serve_bench",
     "verifier",
     "verify",
+    "verify_quote",
     "watch",
 ]
 

@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from harness.cli.agents import mcp
 from harness.cli.compare import compare
 from harness.cli.doctor import doctor
 from harness.cli.fleet import fleet
@@ -17,16 +18,19 @@ from harness.cli.inspect import devices, list_benchmarks, schema
 from harness.cli.judge import keygen, verify
 from harness.cli.market import market
 from harness.cli.node import node
+from harness.cli.offer import offer
 from harness.cli.output import on_one_line
 from harness.cli.price import quote, score
 from harness.cli.proof import audit, challenge, check, prove
 from harness.cli.report import report
 from harness.cli.run import run
+from harness.cli.serve import journal, serve
 from harness.cli.serve_bench import serve_bench
 from harness.cli.shape import Sections, show_version, with_examples
 from harness.cli.slot import prover, verifier
 from harness.cli.watch import watch
 from harness.errors import HarnessError, MisuseError
+from harness.market.akash_script import akash_price
 
 __all__ = ["cli", "main"]
 
@@ -69,6 +73,8 @@ for command in (
     run,
     score,
     quote,
+    offer,
+    akash_price,
     compare,
     report,
     verify,
@@ -78,6 +84,9 @@ for command in (
     fleet,
     market,
     serve_bench,
+    serve,
+    journal,
+    mcp,
     verifier,
     prover,
     challenge,

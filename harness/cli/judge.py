@@ -63,11 +63,25 @@ def _recomputed(quotes: Sequence[str], reports: Sequence[str]) -> list[Verdict]:
 
 @click.command()
 @click.option("--out", required=True, metavar="PATH", help="The file to write the private key to; it must not exist.")
+@click.option("--quotes", is_flag=True, help="A key of Ethereum's kind that signs offers (extra `sign`); keep it on another machine than the GPUs.")  # fmt: skip
 @json_option
-def keygen(*, out: str, as_json: bool) -> None:
-    """Make a key for this node's reports and print its public half."""
+def keygen(*, out: str, quotes: bool, as_json: bool) -> None:
+    """Make a key for this node's reports, or with --quotes for a seller's offers, and print its public half."""
+    if quotes:
+        _quote_key(out, as_json=as_json)
+        return
     public = signing.keygen(out)
     if as_json:
         show_json({"path": out, "public_key": public})
         return
     show(f"public key {public}", f"private key in {out}, readable by its owner only: keep it, sign with --key {out}")
+
+
+def _quote_key(out: str, *, as_json: bool) -> None:
+    from harness.market import secp256k1
+
+    address = secp256k1.keygen(out)
+    if as_json:
+        show_json({"path": out, "address": address})
+        return
+    show(f"address {address}", f"private key in {out}, readable by its owner only: sign offers with --key {out}")

@@ -19,7 +19,7 @@ from harness.scoring.costs import load_costs
 from harness.scoring.market_model import Segment
 from harness.scoring.price import Basis, Deal
 
-__all__ = ["quote", "score"]
+__all__ = ["Number", "quote", "score"]
 
 _reports = click.argument("reports", nargs=-1, required=True, metavar="REPORT...")
 _profile = click.option(
@@ -27,12 +27,13 @@ _profile = click.option(
 )
 
 
-class _Number(click.ParamType[Decimal]):
+class Number(click.ParamType[Decimal]):
     """A decimal, exactly as it was typed."""
 
     name = "number"
 
     def convert(self, value: str | Decimal, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        """Take a number, or say that it is none."""
         try:
             return Decimal(value)
         except InvalidOperation:
@@ -64,9 +65,9 @@ def score(*, reports: tuple[str, ...], profile: str, as_json: bool) -> None:
 @click.option("--provider", metavar="KEY", help="A seller that the market model knows.")
 @click.option("--at", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="The day to read the market for; else the report's.")  # fmt: skip
 @click.option("--spot", is_flag=True, help="May be taken away at any moment.")
-@click.option("--interruptions", type=_Number(), metavar="N", help="How often that happens, an hour, where it is known.")  # fmt: skip
+@click.option("--interruptions", type=Number(), metavar="N", help="How often that happens, an hour, where it is known.")  # fmt: skip
 @click.option("--term-days", type=click.IntRange(min=0), default=0, help="Days paid in advance.")
-@click.option("--congestion", type=_Number(), default="1", show_default=True, help="The controller's multiplier, from 0.5 to 2.")  # fmt: skip
+@click.option("--congestion", type=Number(), default="1", show_default=True, help="The controller's multiplier, from 0.5 to 2.")  # fmt: skip
 @click.option("--history", multiple=True, metavar="REPORT", help="An earlier report, or a folder of them: what reliability is taken from.")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print the whole derivation.")
 @click.option("--out", metavar="FOLDER", help="Write each quote into a file of its own, for `harness verify`.")

@@ -22,6 +22,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Measure": ("run", "doctor", "devices", "watch", "list", "serve-bench"),
     "Read and price": ("report", "score", "quote", "compare", "verify", "keygen", "schema", "market"),
     "Fleets": ("node", "fleet"),
+    "Sell": ("offer", "serve", "journal", "akash-price", "mcp"),
     "Proofs": ("challenge", "prove", "check", "audit", "verifier", "prover"),
 }
 _OTHER = "More"
@@ -62,6 +63,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "harness report report.json --markdown        for a pull request",
     ),
     "audit": ("harness audit report.json",),
+    "offer make": ("harness offer make quote.json --terms terms.toml --key seller.pem --out offer.json",),
+    "offer show": ("harness offer show offer.json --view x402",),
+    "serve": ("harness serve results --key seller.pem --facilitator https://facilitator.example",),
+    "mcp": ("harness mcp http://127.0.0.1:8402",),
     "serve-bench": ("harness serve-bench http://localhost:8000 --users 1,4,16",),
 }
 

@@ -1,1 +1,1 @@
-"""One quote in the dialect of each market. So far there is one dialect: the quote's own canonical JSON, `harness quote --json`."""
+"""A quote made payable, in the dialect of each market; who may ask for one, and the life that it then has."""

@@ -1,4 +1,4 @@
-"""The verifier as a server: `Desk` behind HTTP, with the clock read when the last byte of a message has arrived. The door to Starlette and uvicorn.
+"""The verifier as a server: `Desk` behind HTTP, with the clock read when the last byte of a message has arrived. The door to Starlette.
 
     GET  /epoch                          the next opening
     POST /claims                         a provider with all its devices
@@ -25,8 +25,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from harness import codec
-from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
+from harness.errors import ForgeryError, HarnessError, MisuseError
 from harness.market.desk import Desk, GoneError, Terms
+from harness.market.listen import hurried, listen
 from harness.market.messages import Claim, Commitment, Pong, Scans, Steps, Wait
 from harness.model import Params
 from harness.proof import transcript as files
@@ -51,7 +52,6 @@ _POLL_S = 0.02
 _CALM_S = 30.0  # that a verdict waits for others to be done: who claims next to nothing could hold it up for long
 _UPLOADS_MOST = 4  # at a time; what is beyond waits
 _IN_MEMORY_BYTES = 1 << 20
-_CONNECTIONS_MOST = 4096
 _HEAD_S = 10.0  # from a connection to its first request
 _IDLE_S = 150  # between two
 
@@ -150,57 +150,13 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
 
 
 def _serve(desk: Desk, host: str, port: int, started: Callable[[str], None]) -> None:
-    try:
-        import uvicorn
-    except ImportError as err:
-        msg = "a verifier that serves needs the extra `serve`: pip install 'gpu-assay[serve]'"
-        raise FailureError(msg) from err
-    import socket
-
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as err:
-            msg = f"cannot listen at {host}:{port}: {err.strerror}"
-            raise FailureError(msg) from err
-        listening.listen(128)
-        config = uvicorn.Config(
-            app(desk),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=_CONNECTIONS_MOST,
-            timeout_keep_alive=_IDLE_S,  # longer than a work takes: who commits should not have to connect first
-            timeout_graceful_shutdown=2,
-            http=_hurried(),
-            ws="none",
-            lifespan="off",
-        )
-        at = listening.getsockname()
-        started(f"http://[{at[0]}]:{at[1]}" if ":" in host else f"http://{at[0]}:{at[1]}")
-        uvicorn.Server(config).run(sockets=[listening])
+    # Longer between requests than a work takes: who commits should not have to connect first.
+    listen(lambda _: app(desk), host, port, started, head_s=_HEAD_S, idle_s=_IDLE_S)
 
 
 def _hurried() -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol with an end to connections whose request does not come: it waits for a head for ever."""
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class Hurried(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.loop.call_later(_HEAD_S, self._look, None)
-
-        def _look(self, before: object) -> None:
-            """Hang up where nothing was asked since the last look, and nothing is being answered."""
-            if self.transport.is_closing():
-                return
-            if self.cycle is before and (before is None or self.cycle.response_complete):
-                self.transport.close()
-            else:
-                self.loop.call_later(_IDLE_S, self._look, self.cycle)
-
-    return Hurried
+    """Return the protocol of connections, with its limits."""
+    return hurried(_HEAD_S, _IDLE_S)
 
 
 class _Counter:

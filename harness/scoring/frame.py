@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from harness.scoring.capability import results
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from harness.model import Measurement, Report
 
-__all__ = ["frame", "value_of"]
+__all__ = ["frame", "texts", "value_of"]
 
 _TYPES = {
     "node": "string",
@@ -47,6 +48,13 @@ def frame(*reports: Report) -> pd.DataFrame:
 
     rows = [row for report in reports for row in _rows(report)]
     return pd.DataFrame(rows, columns=list(_TYPES)).astype(_TYPES)
+
+
+def texts(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
+    """Return rows of text as a table whose columns are all text: amounts that no float may touch."""
+    import pandas as pd
+
+    return pd.DataFrame([[row[name] for name in columns] for row in rows], columns=list(columns)).astype("string")
 
 
 def _rows(report: Report) -> list[dict[str, object]]:

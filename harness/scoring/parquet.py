@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from harness.scoring.frame import value_of
 from harness.scoring.quick import has_digest
 from harness.units import quantity
 
-__all__ = ["export", "read"]
+__all__ = ["export", "read", "read_texts", "write_texts"]
 
 _ROWS = 1024  # read at once
 _CONTEXT: Mapping[str, Any] = {
@@ -88,6 +88,40 @@ def read(path: str | Path) -> Iterator[Report]:
     """
     for _, rows in itertools.groupby(_rows(Path(path)), key=lambda row: row["report_digest"]):
         yield _report(list(rows), str(path))
+
+
+def write_texts(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    """Write rows of text into a file whose columns are all text."""
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
+
+
+def read_texts(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str | None]]:
+    """Yield the rows of such a file.
+
+    Raises:
+        MisuseError: there is no such file.
+        ForgeryError: it is no Parquet file, or has other columns than these, all text.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            if not file.schema_arrow.equals(pa.schema([(name, pa.string()) for name in columns])):
+                what = f"its columns should be text: {', '.join(columns)}"
+                raise ForgeryError(what, str(path))
+            for batch in file.iter_batches(batch_size=_ROWS):
+                yield from batch.to_pylist()
+    except pa.ArrowInvalid as err:
+        what = f"not a whole Parquet file: {err}"
+        raise ForgeryError(what, str(path)) from err
+    except OSError as err:
+        msg = f"cannot read {str(path)!r}: {err.strerror or err}"
+        raise MisuseError(msg) from err
 
 
 # --- columns -----------------------------------------------------------------------------------------------------------
