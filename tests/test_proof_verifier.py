@@ -346,30 +346,6 @@ def test_checking_grows_as_n_squared_while_the_work_grows_as_n_cubed() -> None:
     assert operations(task_of(issued(n=4096).params)) / operations(task_of(issued(n=2048).params)) == 8
 
 
-_PEAK = """
-import re
-from pathlib import Path
-from harness.proof.projection import Projection
-held = lambda field: int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-Projection("int8", 2048, b"s" * 32, b"r")
-Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which loading libraries made, is forgotten
-before = held("VmRSS")
-Projection("int8", 16384, b"s" * 32, b"r")
-print(held("VmHWM") - before)
-import numpy as np
-np.ones(1 << 25, dtype=np.uint8)
-print(held("VmHWM") - before)
-"""
-
-
-def test_b_is_never_stored() -> None:
-    """At n = 16,384 it would take 256 MiB."""
-    done = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
-    peak, peak_with_32_mib = map(int, done.stdout.split())
-    assert peak < 16 << 20
-    assert peak_with_32_mib > 31 << 20
-
-
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
