@@ -1,7 +1,7 @@
 """Compiles the verifier's loops ahead of their use, in a process of its own: `python -m harness.proof.ahead NAME` writes one as bytes to stdout.
 
 What is written needs no compiler, no linker and no library: machine code and the constants it reads, placed as they will lie in memory, and where in it the
-function begins. Numba and LLVM, 90 MiB of them, end with this process; `loops` maps the bytes and calls them.
+function begins. Numba and LLVM, 120 MiB of them, end with this process; `loops` maps the bytes and calls them.
 
 Promised: whatever is not code or a constant in the same piece, found by its distance alone, is refused here; nothing is left to be resolved later.
 """

@@ -1,6 +1,6 @@
 """The verifier's compiled loops without their compiler: machine code out of a private cache, made by another process where there is none.
 
-Numba and LLVM take 90 MiB of a process that has them loaded, twice what all else takes that checks a proof. So they run once, in a process of their own (`ahead`);
+Numba and LLVM take 120 MiB of a process that compiles with them, more than twice what all else takes that checks a proof. So they run once, in a process of their own (`ahead`);
 after that a check maps 5 kB of code and calls it.
 
 Promised: code is run only if this user's process made it: the folder and the file must belong to this user, and nobody else may write to them, whoever
@@ -52,12 +52,12 @@ _log = logging.getLogger(__name__)
 def loop(name: str) -> Callable[..., None]:
     """Return a loop of `cpu_kernels`, which takes the generator's key and lane, n, the rows from where to where, and arrays of one dimension.
 
-    Where no machine code can be had without it, Numba is loaded here, and 90 MiB with it; a warning says why.
+    Where no machine code can be had without it, Numba is loaded here, and 120 MiB with it; a warning says why.
     """
     try:
         return _Native(_code(name))
     except (FailureError, OSError) as err:
-        _log.warning("the loop %s is compiled in this process, which takes 90 MiB more: %s", name, err)
+        _log.warning("the loop %s is compiled in this process, which takes some 120 MiB more: %s", name, err)
         return _by_numba(name)
 
 
