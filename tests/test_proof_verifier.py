@@ -26,7 +26,7 @@ from proofs import NOW, answered, commit, issued
 from harness import codec
 from harness.cli import cli
 from harness.errors import ForgeryError, HarnessError, MisuseError
-from harness.model import Challenge, Verdict
+from harness.model import Challenge, Transcript, Verdict
 from harness.proof import by_file, challenge, verifier
 from harness.proof.challenge import Ledger
 from harness.proof.projection import Projection
@@ -257,7 +257,15 @@ def test_the_undamaged_file_is_accepted() -> None:
 @given(damages(_WHOLE))
 def test_a_damaged_file_never_passes_and_never_crashes(data: bytes) -> None:
     verdict = judged(data)
-    assert verdict is None or not verdict.accepted or data == _WHOLE
+    assert verdict is None or not verdict.accepted or _untimed(data) == _untimed(_WHOLE)
+
+
+def _untimed(data: bytes) -> tuple[Transcript, bytes]:
+    """Return what a file says but for its times, which are anybody's word where nobody signed them."""
+    record, openings = open_file(io.BytesIO(data))
+    openings.seek(0)
+    issued = replace(record.challenge, issued_at="", expires_at="")
+    return replace(record, challenge=issued, elapsed_s=0), openings.read(len(data))
 
 
 @settings(max_examples=60, deadline=None)
