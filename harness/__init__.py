@@ -2,7 +2,8 @@
 
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `verify`, `keygen`,
 `schema`, `serve_bench`, `challenge`, `prove`, `check`, `audit`; `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
-is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
+is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, `verdicts` is `harness verifier verdicts`, and
+`market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from harness.inference.serve_bench import serve_bench
     from harness.market.prove import prover
     from harness.market.serve import verifier
+    from harness.market.verdicts import verdicts
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.by_file import challenge, check
@@ -51,6 +53,7 @@ _HOMES = {
     "harness.inference.serve_bench": ("serve_bench",),
     "harness.market.prove": ("prover",),
     "harness.market.serve": ("verifier",),
+    "harness.market.verdicts": ("verdicts",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.by_file": ("challenge", "check"),
@@ -116,6 +119,7 @@ __all__ = [
     "schema",
     "score",
     "serve_bench",
+    "verdicts",
     "verifier",
     "verify",
 ]
