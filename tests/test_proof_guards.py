@@ -1,0 +1,119 @@
+"""Guards of a proof that nothing else would miss if they went: ranges of a challenge, what is forgotten, bounds, and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proofs import NOW, answered, commit, issued
+
+from harness import codec
+from harness.errors import MisuseError
+from harness.model import Challenge
+from harness.proof import bounds, bundle, by_file, challenge
+from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
+from harness.proof.transcript import write
+
+# --- challenges -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda: issued(provider=""), "provider must have 1 to 256 characters, not 0"),
+        (lambda: issued(device="d" * 257), "device_uuid must have 1 to 256 characters, not 257"),
+        (lambda: issued(beacon="b" * 257), "beacon must have 1 to 256 characters, not 257"),
+        (lambda: issued(epoch=-1), "epoch must be 0 or more, not -1"),
+        (lambda: issued(steps=True), "steps must be a whole number"),
+        (lambda: _lasting(0), "valid for 1 to 86400 s, not 0"),
+        (lambda: _lasting(86_401), "valid for 1 to 86400 s, not 86401"),
+    ],
+)
+def test_a_challenge_out_of_range_is_refused(made: Callable[[], Challenge], why: str) -> None:
+    with pytest.raises(MisuseError, match=why):
+        made()
+    assert issued(provider="p" * 256, epoch=0)
+    assert _lasting(86_400)
+
+
+def _lasting(seconds: int) -> Challenge:
+    params = issued().params
+    return challenge.issue(provider="p", device_uuid="d", epoch=0, params=params, now=NOW, valid_for_s=seconds)
+
+
+def test_a_ledger_forgets_what_has_expired() -> None:
+    ledger, first, second = challenge.Ledger(), issued(), issued(nonce="cd" * 32)
+    ledger.add(first)
+    ledger.add(second)
+    late = NOW + timedelta(seconds=121)
+    with pytest.raises(MisuseError, match="expired"):
+        ledger.take(first, now=late)
+    ledger.add(second)  # it was forgotten: its nonce is free again
+
+
+def test_sums_of_the_largest_matrices_fit_32_bits_and_of_the_next_they_would_not() -> None:
+    assert N_MOST * 128 * 128 < 2**31 <= (N_MOST + 16) * 128 * 128
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_openings_never_take_more_than_was_reckoned_with(mode: str) -> None:
+    for n, steps in ((16, 1), (16, 3), (48, 5), (1040, 7)):
+        task = task_of(issued(mode=mode, n=n, steps=steps, openings=1, scans=2, scan_openings=1).params)
+        cells = [divmod(i, n) for i in range(steps * n)]
+        worst = max(bundle.opening_bytes(task, c) for c in cells) + max(
+            bundle.scan_opening_bytes(task, c) for c in cells
+        )
+        assert worst <= opened_most_bytes(task) < worst * 1.5 + 500
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_bounds_are_what_the_protocol_says() -> None:
+    skipped = bounds.skipped_most_fraction(128)
+    assert (1 - skipped) ** 128 == pytest.approx(0.1)
+    assert (1 - bounds.skipped_most_fraction(128, grinding_bits=64)) ** 128 == pytest.approx(0.1 / 2**64)
+    assert bounds.most_per_s(10.0, 2.0, 0.5) == pytest.approx(10 / 1.5)
+    assert bounds.most_per_s(10.0, 2.0, None) is None
+    assert bounds.most_per_s(10.0, 2.0, 2.0) is None  # the network alone would have taken all of it
+    assert bounds.resident_fraction(3000.0, 64.0, 128) == pytest.approx(1 - 64 / 3000 - skipped)
+    assert bounds.resident_fraction(10.0, 64.0, 128) == 0
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_to_another_challenge_proves_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "transcript", *answered(commit(issued())))
+    for name, asked in (("asked", issued()), ("other", issued(epoch=2))):
+        (tmp_path / name).write_bytes(codec.encode(asked))
+    good = by_file.check(tmp_path / "transcript", challenge=tmp_path / "asked")
+    bad = by_file.check(tmp_path / "transcript", challenge=tmp_path / "other")
+    assert good.accepted
+    assert good.proven
+    assert good.work
+    assert (bad.accepted, bad.proven, bad.work) == (False, (), None)
+
+
+def test_a_file_that_is_no_transcript_is_refused_not_raised(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    verdict = by_file.check(tmp_path / "junk")
+    assert (verdict.accepted, verdict.digest, verdict.complete) == (False, None, False)
+    assert "a transcript is a line of JSON" in verdict.faults[0].what
+
+
+def test_a_challenge_in_a_file_is_in_range_before_it_is_answered(tmp_path: Path) -> None:
+    params: dict[str, Any] = {**issued().params, "n": 17}
+    (tmp_path / "challenge").write_bytes(codec.encode(replace(issued(), params=params)))
+    with pytest.raises(MisuseError, match="multiple of 16"):
+        by_file.read_challenge(tmp_path / "challenge", now=NOW)
+
+
+def test_scans_are_opened_as_often_as_the_work(tmp_path: Path) -> None:
+    made = by_file.challenge(device="CPU-1", out=tmp_path / "with", scans=3, openings=7)
+    assert (made.params["scans"], made.params["scan_openings"]) == (3, 7)
+    assert by_file.challenge(device="CPU-1", out=tmp_path / "without").params["scan_openings"] == 0
