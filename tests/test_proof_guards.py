@@ -13,7 +13,7 @@ from proofs import NOW, answered, commit, issued
 
 from harness import codec
 from harness.errors import MisuseError
-from harness.model import Challenge
+from harness.model import Challenge, Verdict
 from harness.proof import bounds, bundle, by_file, challenge
 from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
 from harness.proof.transcript import write
@@ -117,3 +117,44 @@ def test_scans_are_opened_as_often_as_the_work(tmp_path: Path) -> None:
     made = by_file.challenge(device="CPU-1", out=tmp_path / "with", scans=3, openings=7)
     assert (made.params["scans"], made.params["scan_openings"]) == (3, 7)
     assert by_file.challenge(device="CPU-1", out=tmp_path / "without").params["scan_openings"] == 0
+
+
+# --- audits -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_audit_of_a_report_names_the_outcome_that_is_another(tmp_path: Path) -> None:
+    """A report of one kernel, its answers true, then one of them not: both verify, and the audit tells them apart."""
+    from test_verify import head, job, measured, sealed
+
+    from harness import registry
+    from harness.cluster import replay
+    from harness.device.cpu import CpuDevice
+    from harness.measure.runner import answer_digest
+    from harness.model import Device, Outcome
+
+    bench, backend = (
+        registry.find(["sha256"])[0],
+        CpuDevice(Device(uuid="x", name="", kind="cpu", selector="", sensors={})),
+    )
+    jobs = [replace(job(n), benchmark="sha256", version=bench.version, params={"n": n}) for n in (64, 128, 192)]
+    digests = [answer_digest(bench.build(backend, int(j.seed, 16), j.params).run(), backend) for j in jobs]
+
+    def audited(told: list[str], name: str, **more: Any) -> Verdict:
+        outcomes = [
+            Outcome(measurement=replace(m, job=j, answer_digest=d))
+            for j, d in zip(jobs, told, strict=True)
+            if (m := measured(1).measurement)
+        ]
+        (tmp_path / name).write_bytes(codec.encode(sealed(head(plan=tuple(jobs)), outcomes)))
+        return replay.audit(tmp_path / name, **more)
+
+    true = audited(digests, "true")
+    assert true.accepted
+    assert sum("bit for bit" in what for what in true.proven) == 3
+    false = audited([digests[0], "0" * 64, digests[2]], "false")
+    assert (false.accepted, false.proven) == (False, ())
+    assert [fault.path for fault in false.faults] == ["$.outcomes[1].measurement"]
+    drawn = {sum("bit for bit" in w for w in audited(digests, "some", count=1, seed=f"{i}").proven) for i in range(4)}
+    assert drawn == {1}
+    found = {audited([digests[0], "0" * 64, digests[2]], "some", count=1, seed=f"{i}").accepted for i in range(8)}
+    assert found == {True, False}  # which one is drawn is the seed's to say

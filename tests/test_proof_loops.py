@@ -20,7 +20,7 @@ from harness.errors import FailureError, MisuseError
 from harness.model import Transcript
 from harness.proof import ahead, bundle, chain, challenge, hashing, loops, merkle
 from harness.proof.generator import random_bytes
-from harness.proof.projection import Projection
+from harness.proof.projection import Projection, prepare
 from harness.proof.task import MODES, task_of
 from harness.proof.transcript import write
 
@@ -132,6 +132,19 @@ def test_other_sources_versions_or_processors_have_other_code(what: str, monkeyp
         other = {Path("/proc/cpuinfo"): "flags : avx\n"}
         monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: other.get(path) or told(path, *a, **k))
     assert loops._origin() != before
+
+
+@pytest.mark.parametrize(
+    ("mode", "n", "loop"),
+    [("int8", 1040, ["project_integers"]), ("float32", 1040, ["project_floats"]), ("int8", 1024, [])],
+)
+def test_a_service_has_its_loop_before_it_is_asked(
+    mode: str, n: int, loop: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(loops, "loop", asked.append)
+    prepare(mode, n)
+    assert asked == loop
 
 
 # --- by themselves ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from harness.proof.chain import numbers
 from harness.proof.challenge import framed, stream
 from harness.proof.generator import random_bytes
 
-__all__ = ["Projection", "tolerance"]
+__all__ = ["Projection", "prepare", "tolerance"]
 
 Host = np.ndarray[Any, Any]
 
@@ -32,6 +32,7 @@ _EXACT_VECTORS, _SIGN_VECTORS = 2, 4
 _VECTOR_BITS = 36  # so that float64 holds sums of products with a strip of B exactly
 _SMALL = 1024  # n up to which NumPy is fast enough, so that nothing need be compiled
 _PIECE = 256  # rows
+_LOOPS, _FLOATS = {"int8": "project_integers"}, "project_floats"
 
 
 def tolerance(mode: str, n: int) -> float:
@@ -42,6 +43,12 @@ def tolerance(mode: str, n: int) -> float:
     above: sums of 14 bits or in float16, operands of 8 bits, TF32 for float32, float32 for float64. No GPU was measured.
     """
     return {"int8": 0.0, "float32": 1.2e-7 * math.sqrt(n), "float64": 1e-12}.get(mode, 1e-8 * n)
+
+
+def prepare(mode: str, n: int) -> None:
+    """Have the compiled loop at hand where checks of this size use it: the first one on a machine waits for seconds until it is made."""
+    if n > _SMALL:
+        loops.loop(_LOOPS.get(mode, _FLOATS))
 
 
 class Projection:
@@ -92,7 +99,7 @@ def _in_numpy(mode: str, n: int, seed: bytes, vectors: Host, out: Host) -> None:
 
 
 def _in_threads(mode: str, n: int, generator: tuple[int, int], vectors: Host, out: Host) -> None:
-    loop = loops.loop("project_integers" if mode == "int8" else "project_floats")
+    loop = loops.loop(_LOOPS.get(mode, _FLOATS))
     shuffled = _by_words(vectors.astype(np.float64), n, loops.STRIP).reshape(-1)
     tables = () if mode == "int8" else (numbers(mode),)
 
