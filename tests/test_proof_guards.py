@@ -8,13 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from proofs import NOW, answered, commit, issued
 
 from harness import codec
 from harness.errors import MisuseError
 from harness.model import Challenge, Verdict
-from harness.proof import bounds, bundle, by_file, challenge
+from harness.proof import bounds, bundle, by_file, chain, challenge
 from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
 from harness.proof.transcript import write
 
@@ -68,6 +69,34 @@ def test_openings_never_take_more_than_was_reckoned_with(mode: str) -> None:
             bundle.scan_opening_bytes(task, c) for c in cells
         )
         assert worst <= opened_most_bytes(task) < worst * 1.5 + 500
+
+
+# --- the step between products ----------------------------------------------------------------------------------------
+
+
+def test_every_bit_of_a_sum_moves_the_byte_that_is_kept() -> None:
+    """Where one did not, who leaves it out of the work would leave no trace in the states."""
+    sums = np.random.default_rng(3).integers(-(2**31), 2**31, 4096, dtype=np.int64).astype(np.int32)
+    kept = chain.advance("int8", 16, sums)
+    for bit in range(32):
+        other = (sums.view(np.uint32) ^ np.uint32(1 << bit)).view(np.int32)
+        assert (chain.advance("int8", 16, other) != kept).mean() > 0.98  # 255 of 256 where all are mixed
+
+
+def test_f_is_what_other_verifiers_compute() -> None:
+    """In mode int8 the highest byte of MurmurHash3's finaliser without its last shift, here in Python's integers; in floats, eighths at n = 16."""
+
+    def mixed(h: int) -> int:
+        h ^= h >> 16
+        h = h * 0x85EBCA6B % 2**32
+        h ^= h >> 13
+        return (h * 0xC2B2AE35 % 2**32) >> 24
+
+    sums = np.random.default_rng(4).integers(-(2**31), 2**31, 500, dtype=np.int64).astype(np.int32)
+    assert chain.advance("int8", 16, sums).tolist() == [mixed(int(y) % 2**32) for y in sums]
+    for mode, kind in (("float32", np.float32), ("float64", np.float64)):
+        rough = np.array([-1e9, -16.1, -0.01, 0, 0.01, 0.13, 15.9, 1e9], dtype=kind)
+        assert chain.advance(mode, 16, rough).tolist() == [128, 128, 255, 0, 0, 1, 127, 127]
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
