@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from proofs import NOW, answered, commit, issued
+from proofs import CPU, NOW, answered, commit, faults, issued
 
 from harness import codec
-from harness.errors import MisuseError
+from harness.device.cpu import CpuDevice
+from harness.errors import FailureError, MisuseError
 from harness.model import Challenge, Verdict
-from harness.proof import bounds, bundle, by_file, chain, challenge
+from harness.proof import bounds, bundle, by_file, chain, challenge, prover, residency
+from harness.proof.generator import random_bytes
+from harness.proof.projection import Projection, tolerance
 from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
 from harness.proof.transcript import write
 
@@ -97,6 +100,81 @@ def test_f_is_what_other_verifiers_compute() -> None:
     for mode, kind in (("float32", np.float32), ("float64", np.float64)):
         rough = np.array([-1e9, -16.1, -0.01, 0, 0.01, 0.13, 15.9, 1e9], dtype=kind)
         assert chain.advance(mode, 16, rough).tolist() == [128, 128, 255, 0, 0, 1, 127, 127]
+
+
+def test_sums_of_integers_on_the_host_are_exact_beyond_what_float32_holds() -> None:
+    n = 4096
+    task = task_of(issued(n=n).params)
+    drawn, rows = np.full((n, 16), 0x7F, dtype=np.uint8), np.full((1, n), 0x7F, dtype=np.uint8)
+    rows[0, 0] = 0x80
+    out = np.empty((1, 16), dtype=np.int32)
+    chain._on_host(task, drawn)(rows, out)
+    assert (out == 127 * 127 * (n - 1) - 128 * 127).all()
+
+
+# --- projections ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_vector_alone_finds_a_wrong_row(mode: str) -> None:
+    row = random_bytes(bytes(32), "X", 0, 1)
+    count = len(Projection(mode, 16, bytes(32), b"secret")._vectors)
+    assert count == (2 if mode == "int8" else 4)
+    for alone in range(count):
+        drawn = Projection(mode, 16, bytes(32), b"secret")
+        assert len({vector.tobytes() for vector in drawn._vectors}) == count
+        right = drawn._projected.copy()
+        for other in {*range(count)} - {alone}:
+            drawn._vectors[other] = right[other] = drawn._projected[other] = 0
+        b = chain.numbers(mode)[random_bytes(bytes(32), "B", 0, 16).reshape(16, 16)]
+        sums = chain.numbers(mode)[row] @ b
+        assert drawn.residual(row, sums) <= tolerance(mode, 16)
+        assert drawn.residual(row, sums + 1) > tolerance(mode, 16)
+
+
+def test_tolerances_are_those_that_were_published() -> None:
+    """The table in docs/proof.md, at n = 8,192."""
+    told = {mode: tolerance(mode, 8192) for mode in MODES}
+    assert told["int8"] == 0
+    assert told["float16"] == told["bfloat16"] == pytest.approx(8.2e-5, rel=0.01)
+    assert told["float32"] == pytest.approx(1.1e-5, rel=0.02)
+    assert told["float64"] == 1e-12
+
+
+def test_a_residual_that_is_no_number_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = answered(commit(issued(mode="float64")))
+    assert faults(answer) == []
+    monkeypatch.setattr(Projection, "residual", lambda *_: float("nan"))
+    assert any("are not the product: nan apart" in what for what in faults(answer))
+
+
+# --- scans ------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_of_scans_share_no_word() -> None:
+    words = [*residency.key_words("ab" * 32, 256).tolist(), *residency.key_words("cd" * 32, 256).tolist()]
+    assert len({*words}) == 64
+
+
+def test_a_second_scan_that_was_not_read_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sums once and gives the same sums again saves every scan but the first."""
+    held = commit(issued(scans=2, scan_openings=4))
+    first = residency.key_words("cd" * 32, 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(residency, "key_words", lambda *_: first)
+        held.scan("cd" * 32)
+    assert all(what.startswith("scan 1 has another sum") for what in faults(answered(held)))
+    assert faults(answered(held))
+
+
+def test_states_that_do_not_fit_are_not_begun() -> None:
+    class Full(CpuDevice):
+        def free_bytes(self) -> int:
+            return 4000
+
+    asked = issued()
+    with pytest.raises(FailureError, match=r"2 steps of n = 16 need 0\.0 GB"):
+        prover.commit(asked, Full(CPU.device))
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
