@@ -155,3 +155,14 @@ def test_verdicts_are_kept_and_checked_by_others(judged: Judged, tmp_path: Path)
     file.write_bytes(file.read_bytes().replace(b'"accepted":true', b'"accepted":false'))
     with pytest.raises(ForgeryError, match="does not fit the verdict"):
         verdicts(file)
+
+
+def test_a_prover_looks_at_its_options_before_it_works(tmp_path: Path) -> None:
+    from harness.market.prove import prover as answer
+
+    nowhere = "http://127.0.0.1:1"
+    with pytest.raises(MisuseError, match="'ABCD' is not a public key"):
+        answer(nowhere, verifier="ABCD")
+    (tmp_path / "there").touch()
+    with pytest.raises(MisuseError, match="exists and is not written over"):
+        answer(nowhere, out=tmp_path / "there")
