@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +22,7 @@ from harness.proof.generator import random_bytes
 from harness.proof.projection import Projection, tolerance
 from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
 from harness.proof.transcript import write
+from harness.proof.verifier import Session, faults_of
 
 # --- challenges -------------------------------------------------------------------------------------------------------
 
@@ -175,6 +177,20 @@ def test_states_that_do_not_fit_are_not_begun() -> None:
     asked = issued()
     with pytest.raises(FailureError, match=r"2 steps of n = 16 need 0\.0 GB"):
         prover.commit(asked, Full(CPU.device))
+
+
+def test_as_many_roots_come_as_scans_were_asked_for() -> None:
+    session = Session(issued(scans=2, scan_openings=1), at_s=0.0)
+    session.committed("ab" * 32, at_s=1.0)
+    session.scan_key(at_s=1.0)
+    with pytest.raises(MisuseError, match="2 scans were asked for, 1 roots came"):
+        session.scanned(("ab" * 32,), at_s=2.0)
+
+
+def test_no_time_is_negative() -> None:
+    transcript, openings = answered(commit(issued()))
+    (fault,) = faults_of(replace(transcript, elapsed_s=-1.0), io.BytesIO(openings))
+    assert (fault.path, fault.what) == ("$.elapsed_s", "is negative")
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
