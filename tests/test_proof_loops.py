@@ -41,6 +41,12 @@ def test_b_is_projected_alike_by_numpy_and_by_the_compiled_loop(
         assert np.allclose(by_numpy, compiled, rtol=0, atol=0 if mode == "int8" else 1e-10)
 
 
+def test_arrays_with_gaps_are_refused() -> None:
+    vectors, out, words = np.ones(32), np.zeros(64, dtype=np.int64), np.zeros(256, dtype=np.uint32)
+    with pytest.raises(MisuseError, match="without gaps"):
+        loops.loop("project_integers")(1, 2, 16, 0, 16, vectors, out[::2], words, words.view(np.int8))
+
+
 # --- from whom --------------------------------------------------------------------------------------------------------
 
 CODE = bytes(8) + b"\xc3"

@@ -1,7 +1,7 @@
 """The verifier's compiled loops without their compiler: machine code out of a private cache, made by another process where there is none.
 
 Numba and LLVM take 120 MiB of a process that compiles with them, more than twice what all else takes that checks a proof. So they run once, in a process of their own (`ahead`);
-after that a check maps 5 kB of code and calls it.
+after that a check maps 4 kB of code and calls it.
 
 Promised: code is run only if this user's process made it: the folder and the file must belong to this user, and nobody else may write to them, whoever
 owns the folders above. It was made from these sources, by these versions, for this CPU: all that is in its name. What was torn or damaged
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import FailureError
+from harness.errors import FailureError, MisuseError
 
 __all__ = ["STRIP", "loop"]
 
@@ -42,7 +42,6 @@ _COMPILE_S = 120
 _CODE_MOST_BYTES = 1 << 20
 _DIGEST_BYTES, _BEGIN_BYTES = 32, 8
 _SCALARS = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-
 _POINTER = ctypes.c_void_p
 
 _log = logging.getLogger(__name__)
@@ -90,6 +89,9 @@ class _Native:
         self._address = address + begin
 
     def __call__(self, key: int, lane: int, n: int, begin: int, end: int, *arrays: np.ndarray[Any, Any]) -> None:
+        if not all(array.flags.c_contiguous for array in arrays):
+            msg = "arrays must lie in memory without gaps: the loop gets their addresses alone"
+            raise MisuseError(msg)
         # As Numba calls: before the arguments, where to put what is returned and what was raised. Nothing here, ever: the status is 0.
         out, pointers = (_POINTER(), _POINTER()), [array.ctypes.data for array in arrays]
         kinds = (_POINTER, _POINTER, *_SCALARS, *[_POINTER] * len(arrays))
