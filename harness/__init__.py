@@ -3,7 +3,8 @@
 Every command is a function here, by the same name: `run`, `devices`, `list`, `score`, `quote`, `compare`, `report`, `verify`, `keygen`,
 `schema`, `doctor`, `watch`, `offer`, `akash_price`, `serve_bench`, `serve`, `journal`, `mcp`, `challenge`, `prove`, `check`, `audit`;
 `fleet` is `harness fleet report`, `export` is `harness fleet export`, `node`
-is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`, and `market_table` is `harness market table`.
+is `harness node start`, `verifier` is `harness verifier serve`, `prover` is `harness prover run`,
+`verdicts` is `harness verifier verdicts`, and `market_table` is `harness market table`.
 Each is imported when it is first used, so that `import harness` loads nothing heavy.
 
     import harness
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from harness.market.serve import verifier
     from harness.market.service import serve
     from harness.market.shop import Seller, Token
+    from harness.market.verdicts import verdicts
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.by_file import challenge, check
@@ -69,6 +71,7 @@ _HOMES = {
     "harness.market.serve": ("verifier",),
     "harness.market.service": ("serve",),
     "harness.market.shop": ("Seller", "Token"),
+    "harness.market.verdicts": ("verdicts",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.by_file": ("challenge", "check"),
@@ -149,6 +152,7 @@ __all__ = [
     "score",
     "serve",
     "serve_bench",
+    "verdicts",
     "verifier",
     "verify",
     "verify_quote",

@@ -14,7 +14,8 @@ from test_sensors import H100, RTX_4090, Child, Json, answer_requests, build, ch
 
 from harness.cli.inspect import devices as devices_command
 from harness.device import identity
-from harness.device.crosscheck import Attestation, Check, attested, bus_id, cpu_checks, duplicates, gpu_checks
+from harness.device.crosscheck import attested, bus_id, cpu_checks, duplicates, gpu_checks
+from harness.device.facts import Attestation, Check
 from harness.device.sensors import NvmlIdentity, nvml_devices, nvml_identities
 from harness.device.witnesses import Examined, Extra, Roots, cpu_facts, examine_with, gpu_facts, mount_of
 from harness.model import Device, Environment, Node, Report, Seal

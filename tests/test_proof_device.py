@@ -14,7 +14,6 @@ from harness.device.backend import Backend
 from harness.model import Challenge
 from harness.proof import chain, challenge, hashing, merkle, prover, residency, verifier
 from harness.proof.generator import random_bytes
-from harness.proof.projection import Projection
 from harness.proof.task import MODES, task_of
 
 SEED = bytes(range(32))
@@ -67,13 +66,6 @@ def test_each_leaf_climbs_to_the_root_and_no_other_does(backend: Backend, count:
 def test_a_row_is_drawn_without_what_comes_before_it(cpu: Backend) -> None:
     work = chain.Chain(cpu, SEED, task_of(issued("x").params))
     assert random_bytes(SEED, "X", 7 * 48 // 16, 3).tobytes() == work.first()[7].tobytes()
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_b_is_projected_alike_by_numpy_and_by_the_compiled_loop(mode: str) -> None:
-    for n in (16, 1040):  # a strip, and a strip with a rest
-        by_numpy, compiled = (Projection(mode, n, SEED, b"secret", compiled=c)._projected for c in (False, True))
-        assert np.allclose(by_numpy, compiled, rtol=0, atol=0 if mode == "int8" else 1e-10)
 
 
 @pytest.mark.gpu

@@ -26,7 +26,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from harness.cli.slot import prover as commands
 from harness.device.cpu import CpuDevice, cpu_device
 from harness.errors import FailureError, MisuseError
-from harness.market.desk import Desk, GoneError, Terms
+from harness.market.desk import Desk, GoneError
+from harness.market.epochs import Terms
+from harness.market.line import Line
 from harness.market.messages import (
     PONG,
     Admission,
@@ -40,12 +42,13 @@ from harness.market.messages import (
     Scans,
     Steps,
     pong_digest,
+    require_verdict_of,
     sign_claim,
 )
-from harness.market.prove import Apart, Here, Line, _chosen, prove
+from harness.market.prove import Apart, Here, _chosen, prove
 from harness.model import Challenge, Device, Params, Verdict
 from harness.proof import prover
-from harness.proof.signing import Key
+from harness.proof.signing import Key, keygen
 from harness.proof.task import operations, task_of
 
 PARAMS: Params = {"mode": "int8", "n": 64, "steps": 8, "openings": 16, "scans": 0, "scan_openings": 0}
@@ -76,8 +79,16 @@ def serving(*options: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving("--slack", "1.9", "--pings", "2", "--scans", "2", "--valid", "8", "--ping-most", "5") as address:
+def signer(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The verifier's key: its file, and its public half."""
+    file = str(tmp_path_factory.mktemp("verifier") / "key.pem")
+    return file, keygen(file)
+
+
+@pytest.fixture(scope="module")
+def url(signer: tuple[str, str]) -> Iterator[str]:
+    options = ("--slack", "1.9", "--pings", "2", "--scans", "2", "--valid", "8", "--ping-most", "5")
+    with serving(*options, "--key", signer[0]) as address:
         with closing(Line(address)) as line:
             Here(CpuDevice(CPU), key()).calibrate(
                 line.get("/epoch", Notice)
@@ -103,16 +114,18 @@ class OneDevice(CpuDevice):
         return slowly if source.name == "mix" else launch
 
 
-def answer(url: str, own: Key, turn: threading.Lock, uuids: tuple[str, ...] = (CPU.uuid,)) -> tuple[Verdict, ...]:
+def answer(
+    url: str, own: Key, turn: threading.Lock, uuids: tuple[str, ...] = (CPU.uuid,), verifier: str | None = None
+) -> tuple[Verdict, ...]:
     """Claim devices at what such a device does alone, and answer."""
     rate = WORK / (PARAMS["steps"] * STEP_S)  # type: ignore[operator]
     claims = [(uuid, rate, Here(OneDevice(replace(CPU, uuid=uuid), turn), own)) for uuid in uuids]
-    return prove(url, claims, own)
+    return tuple(one.verdict for one in prove(url, claims, own, verifier=verifier))
 
 
-def test_the_work_goes_round_and_is_bounded_by_the_verifiers_clock(url: str) -> None:
+def test_the_work_goes_round_and_is_bounded_by_the_verifiers_clock(url: str, signer: tuple[str, str]) -> None:
     own = key()
-    (verdict,) = answer(url, own, threading.Lock())
+    (verdict,) = answer(url, own, threading.Lock(), verifier=signer[1])
     assert verdict.accepted, verdict.faults
     assert verdict.signed_by == own.public_hex
     work = verdict.work
@@ -176,7 +189,9 @@ class Hand:
         assert hashlib.sha256(bytes.fromhex(self.opened.nonce)).hexdigest() == notice.nonce_digest
 
 
-def test_a_prover_that_hangs_up_is_missing_from_the_results_and_what_is_replayed_is_refused(url: str) -> None:
+def test_a_prover_that_hangs_up_is_missing_from_the_results_and_what_is_replayed_is_refused(
+    url: str, signer: tuple[str, str]
+) -> None:
     hand = Hand(url)
     with closing(hand.line) as line:
         with pytest.raises(FailureError, match=r"takes no claims|of another notice"):
@@ -201,8 +216,9 @@ def test_a_prover_that_hangs_up_is_missing_from_the_results_and_what_is_replayed
         while not (found := other.get(f"/epochs/{hand.epoch}", Results).verdicts):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    assert [(v.accepted, v.complete) for v in found] == [(False, False)]
-    assert "no commitment came in time" in found[0].faults[0].what
+    assert [(one.verdict.accepted, one.verdict.complete) for one in found] == [(False, False)]
+    assert "no commitment came in time" in found[0].verdict.faults[0].what
+    require_verdict_of(found[0], signer[1])  # nothing came, and that is signed, too
 
 
 @pytest.mark.parametrize(
@@ -322,10 +338,10 @@ class Clock:
         return self.at_s
 
 
-def desk(**terms: Any) -> tuple[Desk, Clock]:
+def desk(*, signer: Key | None = None, **terms: Any) -> tuple[Desk, Clock]:
     clock = Clock()
     wanted: dict[str, Any] = {"params": PARAMS, "slot_s": 10.0, "valid_for_s": 60, "slack": 1.25} | terms
-    return Desk(Terms(**wanted), clock=clock), clock
+    return Desk(Terms(**wanted), clock=clock, key=signer), clock
 
 
 def claimed(at: Desk, own: Key, *uuids: str, rate: float | None = WORK / 1.0, **changes: Any) -> str:
@@ -340,6 +356,10 @@ def claimed(at: Desk, own: Key, *uuids: str, rate: float | None = WORK / 1.0, **
         signature=None,
     )
     return at.claim(replace(sign_claim(claim, own), **changes)).session
+
+
+def told(at: Desk, epoch: int) -> list[Verdict]:
+    return [one.verdict for one in at.results(epoch).verdicts]
 
 
 def opened(at: Desk, clock: Clock, session: str) -> Challenge:
@@ -361,7 +381,7 @@ def finish(
     transcript, openings = held.transcript(asked.asked, own)
     assert at.openings_bytes(session, challenge.device_uuid) == len(openings)
     clock.at_s += 0.5
-    return at.judge(session, challenge.device_uuid, transcript, BytesIO(openings), at_s=clock())
+    return at.judge(session, challenge.device_uuid, transcript, BytesIO(openings), at_s=clock()).verdict
 
 
 @pytest.mark.parametrize(("after_s", "accepted"), [(0.5, True), (1.25, True), (1.26, False), (59.0, False)])
@@ -374,7 +394,7 @@ def test_the_bound_is_the_claim_with_slack_from_the_opening_on(after_s: float, a
     assert [f.path for f in verdict.faults] == ([] if accepted else ["$.commitment"])
     assert verdict.work is not None
     assert verdict.work.wall_s == pytest.approx(after_s)
-    assert at.results(1).verdicts == (verdict,)
+    assert told(at, 1) == [verdict]
 
 
 def test_who_claims_nothing_is_held_to_nothing_but_the_lifetime() -> None:
@@ -386,7 +406,7 @@ def test_who_claims_nothing_is_held_to_nothing_but_the_lifetime() -> None:
     with pytest.raises(MisuseError, match="good for 60 s"):
         at.commit(session, Commitment(device_uuid=CPU.uuid, commitment="ab" * 32), at_s=clock())
     assert challenge.epoch == 1
-    (verdict,) = at.results(1).verdicts
+    (verdict,) = told(at, 1)
     assert "no commitment" in verdict.faults[0].what
 
 
@@ -397,7 +417,7 @@ def test_a_commitment_without_openings_is_refused_once_time_is_up() -> None:
     at.commit(session, Commitment(device_uuid=CPU.uuid, commitment="ab" * 32), at_s=clock())
     assert at.results(1).verdicts == ()  # they may still come
     clock.at_s += 61
-    (verdict,) = at.results(1).verdicts
+    (verdict,) = told(at, 1)
     assert (verdict.accepted, verdict.complete, verdict.work) == (False, False, None)
     assert "no openings after it" in verdict.faults[0].what
 
@@ -427,13 +447,13 @@ def test_an_answer_is_good_once_and_for_its_own_session() -> None:
     held = prover.commit(challenge, CpuDevice(CPU))
     asked = at.commit(session, Commitment(device_uuid=CPU.uuid, commitment=held.root), at_s=clock())
     transcript, openings = held.transcript(asked.asked, own)
-    assert at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).accepted
+    assert at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).verdict.accepted
     with pytest.raises(MisuseError, match="once"):
         at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock())
     later = claimed(at, own, CPU.uuid)
     opened(at, clock, later)
     at.commit(later, Commitment(device_uuid=CPU.uuid, commitment=held.root), at_s=clock())
-    replayed = at.judge(later, CPU.uuid, transcript, BytesIO(openings), at_s=clock())
+    replayed = at.judge(later, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).verdict
     assert not replayed.accepted
     assert "not the one of this session" in replayed.faults[0].what
 
@@ -515,7 +535,7 @@ def pinged(
     if steps:
         at.take_steps(session, Steps(device_uuid=CPU.uuid, roots=tuple(roots)))
     transcript, openings = held.transcript(asked.asked, own)
-    return at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock())
+    return at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).verdict
 
 
 def test_pongs_are_held_to_the_commitment_and_the_clock() -> None:
@@ -551,7 +571,7 @@ def test_scans_have_a_clock_of_their_own() -> None:
     clock.at_s += 0.25
     after = at.scan(session, Scans(device_uuid=CPU.uuid, scan_roots=roots), at_s=clock())
     transcript, openings = held.transcript(after.asked, own)
-    verdict = at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock())
+    verdict = at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).verdict
     assert verdict.accepted, verdict.faults
     assert verdict.work is not None
     assert verdict.work.least_read_bytes_per_s == pytest.approx(2 * 8 * 64**2 / 0.25)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from harness.cli.output import json_option, on_one_line, show, show_json
 from harness.errors import ForgeryError
 from harness.render import text
+
+if TYPE_CHECKING:
+    from harness.market.messages import Judged
 
 __all__ = ["prover", "verifier"]
 
@@ -18,7 +24,7 @@ def verifier() -> None:
 
 @verifier.command()
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; others reach 127.0.0.1 never."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody else reaches 127.0.0.1."
 )
 @click.option("--port", default=8440, show_default=True, help="0 takes a free one.")
 @click.option(
@@ -47,6 +53,9 @@ def verifier() -> None:
     metavar="HEX",
     help="A public key that may claim; more than once; without, anybody.",
 )
+@click.option(
+    "--key", envvar="HARNESS_KEY", metavar="FILE", help="Sign the verdicts with this key, made by `harness keygen`."
+)
 def serve(
     *,
     host: str,
@@ -63,8 +72,9 @@ def serve(
     pings: int,
     ping_most_s: float,
     providers: tuple[str, ...],
+    key: str | None,
 ) -> None:
-    """Serve in the foreground until Ctrl-C. Needs the extra `serve`, and no GPU.
+    """Challenge providers over HTTP, by this machine's clock, until Ctrl-C. Needs the extra `serve`, and no GPU.
 
     All who claim in time are challenged at the same moment, so that one device cannot answer for two. Verdicts go to who answers, and to
     /epochs/NUMBER for everybody. There is no TLS: put it in front where others can listen.
@@ -86,8 +96,27 @@ def serve(
         pings=pings,
         ping_most_s=ping_most_s,
         providers=providers,
+        key=key,
         started=lambda url: click.echo(f"listening at {url}"),
     )
+
+
+@verifier.command()
+@click.argument("file", metavar="FILE")
+@click.option("--verifier", "signer", metavar="HEX", help="The public key that must have signed them.")
+@json_option
+def verdicts(*, file: str, signer: str | None, as_json: bool) -> None:
+    """Check verdicts that a verifier is said to have given: what `harness prover run --out` kept.
+
+    Exits 4 if one is not whole, as it was signed, and by the key that you name.
+    """
+    from harness.market.verdicts import verdicts as read
+
+    judged = read(file, verifier=signer)
+    if as_json:
+        show_json(judged)
+    else:
+        _show(judged)
 
 
 @click.group()
@@ -101,23 +130,48 @@ def prover() -> None:
 @click.option(
     "--key", envvar="HARNESS_KEY", metavar="FILE", help="Key of `harness keygen`; without one, made for this run."
 )
+@click.option("--verifier", "signer", metavar="HEX", help="The public key that must have signed the verdicts.")
+@click.option("--out", metavar="FILE", help="Keep the verdicts, as the verifier signed them, in this new file.")
 @click.option("--claim", type=float, metavar="OPS", help="Operations/s each device is held to; tried out if not given.")
 @json_option
 @click.pass_context
-def run(ctx: click.Context, *, url: str, device: str, key: str | None, claim: float | None, as_json: bool) -> None:
+def run(
+    ctx: click.Context,
+    *,
+    url: str,
+    device: str,
+    key: str | None,
+    signer: str | None,
+    out: str | None,
+    claim: float | None,
+    as_json: bool,
+) -> None:
     """Claim this machine's devices in a verifier's next epoch, answer, and show the verdicts.
 
     Exits 4 if any device is refused.
     """
     from harness.market.prove import prover as answer
 
-    verdicts = answer(
-        url, device=device, key=key, claim=claim, say=lambda line: click.echo(on_one_line(line), err=True)
+    judged = answer(
+        url,
+        device=device,
+        key=key,
+        claim=claim,
+        verifier=signer,
+        out=out,
+        say=lambda line: click.echo(on_one_line(line), err=True),
     )
     if as_json:
-        show_json(verdicts)
+        show_json(judged)
     else:
-        for verdict in verdicts:
-            show(text.verdict_card(verdict))
-    if not all(v.accepted for v in verdicts):
+        _show(judged)
+    if not all(one.verdict.accepted for one in judged):
         ctx.exit(ForgeryError.exit_code)
+
+
+def _show(judged: Sequence[Judged]) -> None:
+    for one in judged:
+        show(text.verdict_card(one.verdict))
+        show(
+            f"  given at {one.judged_at}, signed by {one.verifier}" if one.verifier else "  nobody signed this verdict"
+        )

@@ -6,8 +6,8 @@ import re
 from dataclasses import fields, replace
 
 from harness.device.cpu import cpu_device
-from harness.device.crosscheck import Attestation
 from harness.device.cuda import cuda_devices, cuda_status
+from harness.device.facts import Attestation
 from harness.device.sampler import SensorsLostError
 from harness.device.sensors import attestation, nvml_devices, nvml_identities
 from harness.device.witnesses import Examined, Extra, Roots, examine_with

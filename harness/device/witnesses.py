@@ -13,18 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from harness.device.crosscheck import (
-    Attestation,
-    Check,
-    CpuFacts,
-    GpuFacts,
-    Mount,
-    PciFacts,
-    attested,
-    bus_id,
-    cpu_checks,
-    gpu_checks,
-)
+from harness.device.crosscheck import attested, bus_id, cpu_checks, gpu_checks
+from harness.device.facts import Attestation, Check, CpuFacts, GpuFacts, Mount, PciFacts
 from harness.device.sensors import NvmlIdentity
 from harness.model import Device
 

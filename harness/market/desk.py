@@ -13,18 +13,19 @@ from __future__ import annotations
 import hashlib
 import random
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from harness.errors import MisuseError
+from harness.market import runs
+from harness.market.epochs import Epoch, Terms, flaws
 from harness.market.messages import (
-    PONG,
     Admission,
     Asked,
     Claim,
     Commitment,
+    Judged,
     Notice,
     Opened,
     Ping,
@@ -32,83 +33,29 @@ from harness.market.messages import (
     Results,
     Scans,
     Steps,
-    pong_digest,
-    signed_claim,
+    sign_verdict,
 )
-from harness.model import Challenge, Fault, Params, Transcript, Verdict
+from harness.market.runs import Run
+from harness.model import Transcript, Verdict
 from harness.proof import bundle, challenge
-from harness.proof.signing import HEX32, is_signed_by
+from harness.proof.signing import HEX32
 from harness.proof.task import operations, task_of
 from harness.proof.verifier import Session
 
 if TYPE_CHECKING:
+    from harness.proof.signing import Key
     from harness.proof.transcript import Openings
 
-__all__ = ["Desk", "GoneError", "Run", "Terms"]
+__all__ = ["Desk", "GoneError", "Terms"]
 
-_DEVICES_MOST = 64
-_OF_AN_EPOCH_MOST = 4096  # devices
 _EPOCHS_KEPT = 8
 _TEXT_MOST = 128
 _NONCE = b"harness.epoch/1 nonce"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class GoneError(MisuseError):
     """There is no such session here: it never was, or it is over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What a verifier asks of everybody.
-
-    `slack` is by how much longer than its claim says a device may take. `ping_most_s` is the longest round trip of a ping, above the shortest.
-    """
-
-    params: Params
-    slot_s: float = 60.0  # from opening to opening
-    closes_s: float = 1.0  # before the opening no claim is taken any more
-    valid_for_s: int = 120
-    slack: float = 1.25
-    pings: int = 0
-    ping_most_s: float = 0.5
-    providers: frozenset[str] = frozenset()  # who may claim; none means anybody
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A pong, and how long it took."""
-
-    step: int
-    root: str | None
-    took_s: float
-
-
-@dataclass(slots=True)
-class Run:
-    """One device in one epoch."""
-
-    challenge: Challenge
-    session: Session
-    bound_s: float | None
-    ping_at_s: list[float]
-    asked: str | None = None  # the ping that is under way
-    asked_at_s: float = 0.0
-    heard: list[_Heard] = field(default_factory=list)
-    steps: tuple[str, ...] | None = None
-    committed_s: float | None = None
-    reply: Asked | None = None  # to the newest commitment or scans: who lost it may ask again
-    judging: bool = False
-    verdict: Verdict | None = None
-    others: tuple[str, ...] = ()  # who else claims this device
-
-
-@dataclass(slots=True)
-class _Epoch:
-    number: int
-    nonce: str
-    opens_at_s: float
-    claims: dict[str, Claim] = field(default_factory=dict)  # by session
-    runs: dict[str, dict[str, Run]] = field(default_factory=dict)  # by session and device
 
 
 class Desk:
@@ -121,6 +68,7 @@ class Desk:
         clock: Callable[[], float],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         beacon: Callable[[int], str | None] = lambda _: None,
+        key: Key | None = None,
     ) -> None:
         """Begin with an empty desk.
 
@@ -129,6 +77,7 @@ class Desk:
             clock: seconds that only go forward; the only time that counts.
             now: for the dates in challenges.
             beacon: the public random value of an epoch, asked for when it opens.
+            key: signs the verdicts; without one they are nobody's word.
 
         Raises:
             MisuseError: the terms make no sense.
@@ -138,21 +87,21 @@ class Desk:
             msg = f"terms out of range: slot_s above closes_s, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
             raise MisuseError(msg)
         self.terms = terms
-        self._clock, self._now, self._beacon = clock, now, beacon
+        self._clock, self._now, self._beacon, self._key = clock, now, beacon, key
         self._began_s = clock()
-        self._epochs: dict[int, _Epoch] = {}
+        self._epochs: dict[int, Epoch] = {}
         self._home: dict[str, int] = {}  # session -> epoch
         self._round = self._next(0)
 
-    def _next(self, number: int) -> _Epoch:
+    def _next(self, number: int) -> Epoch:
         """Return the epoch after the one of this number, which opens at a whole number of slots, and in time to be announced."""
         slots = int((self._clock() - self._began_s) / self.terms.slot_s) + 1
         opens_at_s = self._began_s + slots * self.terms.slot_s
-        epoch = _Epoch(number=number + 1, nonce=secrets.token_hex(32), opens_at_s=opens_at_s)
+        epoch = Epoch(number=number + 1, nonce=secrets.token_hex(32), opens_at_s=opens_at_s)
         self._epochs[epoch.number] = epoch
         return epoch
 
-    def _current(self) -> _Epoch:
+    def _current(self) -> Epoch:
         """Return the epoch that takes claims; turn the page where one has opened."""
         if self._clock() >= self._round.opens_at_s:
             self._round = self._next(self._round.number)
@@ -167,7 +116,7 @@ class Desk:
         return Notice(
             schema="harness.epoch/1",
             epoch=epoch.number,
-            nonce_digest=hashlib.sha256(bytes.fromhex(epoch.nonce)).hexdigest(),
+            nonce_digest=epoch.nonce_digest,
             opens_in_s=epoch.opens_at_s - at_s,
             closes_in_s=max(epoch.opens_at_s - at_s - self.terms.closes_s, 0.0),
             params=self.terms.params,
@@ -181,35 +130,12 @@ class Desk:
             MisuseError: it is for another epoch, comes too late or twice, is not signed by its provider, or a number makes no sense.
         """
         epoch, at_s = self._current(), self._clock()
-        for flaw in self._flaws(claim, epoch, at_s):
+        for flaw in flaws(claim, epoch, self.terms, at_s=at_s):
             raise MisuseError(flaw)
         session = secrets.token_urlsafe(16)
         epoch.claims[session] = claim
         self._home[session] = epoch.number
         return Admission(session=session)
-
-    def _flaws(self, claim: Claim, epoch: _Epoch, at_s: float) -> Iterator[str]:
-        uuids = [device.uuid for device in claim.devices]
-        rates = [d.operations_per_s for d in claim.devices if d.operations_per_s is not None]
-        digest = hashlib.sha256(bytes.fromhex(epoch.nonce)).hexdigest()
-        if (claim.epoch, claim.nonce_digest) != (epoch.number, digest):
-            yield f"the claim is for epoch {claim.epoch} of another notice; the next one is {epoch.number}"
-        if at_s > epoch.opens_at_s - self.terms.closes_s:
-            yield f"epoch {epoch.number} takes no claims any more; ask for the next notice once it has opened"
-        if not signed_claim(claim):
-            yield "the claim is not signed by the provider that it names"
-        if not 1 <= len(uuids) <= _DEVICES_MOST or len(set(uuids)) < len(uuids):
-            yield f"a claim names 1 to {_DEVICES_MOST} devices, each once; this one has {len(uuids)}"
-        if not all(0 < len(uuid) <= _TEXT_MOST for uuid in uuids):
-            yield f"the name of a device has 1 to {_TEXT_MOST} characters"
-        if not all(0 < rate < float("inf") for rate in rates):
-            yield "what a device is claimed to do is above 0 and finite, or null"
-        if self.terms.providers and claim.provider not in self.terms.providers:
-            yield "this verifier does not know the provider"
-        if sum(len(known.devices) for known in epoch.claims.values()) + len(uuids) > _OF_AN_EPOCH_MOST:
-            yield f"epoch {epoch.number} is full"
-        if any(claim.provider == known.provider for known in epoch.claims.values()):
-            yield f"this provider has claimed in epoch {epoch.number}: one claim holds all its devices"
 
     def opens_in_s(self, session: str) -> float:
         """Return how long until a session's challenges may be fetched; 0 or less once they may.
@@ -233,14 +159,14 @@ class Desk:
         runs = self._runs(epoch)[session]
         return Opened(nonce=epoch.nonce, challenges=tuple(run.challenge for run in runs.values()))
 
-    def _epoch_of(self, session: str) -> _Epoch:
+    def _epoch_of(self, session: str) -> Epoch:
         epoch = self._epochs.get(self._home.get(session, -1))
         if epoch is None:
             msg = "there is no such session: it never was, or it is over"
             raise GoneError(msg)
         return epoch
 
-    def _runs(self, epoch: _Epoch) -> dict[str, dict[str, Run]]:
+    def _runs(self, epoch: Epoch) -> dict[str, dict[str, Run]]:
         """Start the runs of an epoch that has opened, all of them at its opening."""
         if not epoch.runs:
             owners: dict[str, list[str]] = {}
@@ -257,7 +183,7 @@ class Desk:
                     run.others = tuple(sorted(p for p in owners[uuid] if p != claim.provider))
         return epoch.runs
 
-    def _run(self, epoch: _Epoch, claim: Claim, uuid: str, rate: float | None, beacon: str | None) -> Run:
+    def _run(self, epoch: Epoch, claim: Claim, uuid: str, rate: float | None, beacon: str | None) -> Run:
         own = challenge.framed((_NONCE, bytes.fromhex(epoch.nonce), claim.provider.encode(), uuid.encode()))
         issued = challenge.issue(
             provider=claim.provider,
@@ -333,10 +259,7 @@ class Desk:
         Raises:
             GoneError, MisuseError: as `run_of`.
         """
-        run = self.run_of(session, device_uuid)
-        if run.committed_s is not None or not run.ping_at_s:
-            return None
-        return run.ping_at_s[0] - self._clock()
+        return runs.next_ping_s(self.run_of(session, device_uuid), at_s=self._clock())
 
     def ping(self, session: str, device_uuid: str) -> Ping:
         """Make the ping that is due, to be sent at once: its time runs from here.
@@ -344,14 +267,7 @@ class Desk:
         Raises:
             GoneError, MisuseError: as `run_of`.
         """
-        run = self.run_of(session, device_uuid)
-        if run.committed_s is not None or not run.ping_at_s:
-            return Ping(nonce=None)
-        run.ping_at_s.pop(0)
-        if run.asked is not None:
-            run.heard.append(_Heard(0, None, float("inf")))  # the one before was never answered
-        run.asked, run.asked_at_s = secrets.token_hex(32), self._clock()
-        return Ping(nonce=run.asked)
+        return runs.ping(self.run_of(session, device_uuid), at_s=self._clock())
 
     def pong(self, session: str, said: Pong, *, at_s: float) -> None:
         """Take the answer to the ping that is under way.
@@ -360,22 +276,7 @@ class Desk:
             GoneError: there is no such session.
             MisuseError: it answers no ping of this session, or its provider did not sign it.
         """
-        run = self.run_of(session, said.device_uuid)
-        if run.asked is None or said.nonce != run.asked:
-            msg = "this answers no ping that is under way"
-            raise MisuseError(msg)
-        if said.root is not None and not HEX32.fullmatch(said.root):
-            msg = "a root is 64 lower-case hex digits, or null before the first step"
-            raise MisuseError(msg)
-        if not 0 <= said.step <= run.session.task.steps or (said.root is None) != (said.step == 0):
-            msg = f"step {said.step} of {run.session.task.steps} with root {said.root!r}: 0 without one, or a step with its own"
-            raise MisuseError(msg)
-        digest = pong_digest(said.device_uuid, said.nonce, said.step, said.root)
-        if not is_signed_by(run.challenge.provider, digest, said.signature, domain=PONG):
-            msg = "the pong is not signed by the provider"
-            raise MisuseError(msg)
-        run.heard.append(_Heard(said.step, said.root, at_s - run.asked_at_s))
-        run.asked = None
+        runs.pong(self.run_of(session, said.device_uuid), said, at_s=at_s)
 
     def take_steps(self, session: str, said: Steps) -> None:
         """Take the roots of all steps, once the commitment is in: they are held to it when all is judged.
@@ -413,16 +314,17 @@ class Desk:
         """Whether any device may still commit in time: what takes long should wait, for the clock's sake."""
         return any(self._timing(epoch) for epoch in self._epochs.values())
 
-    def _timing(self, epoch: _Epoch) -> bool:
+    def _timing(self, epoch: Epoch) -> bool:
         past_s = self._clock() - epoch.opens_at_s
         if past_s < 0:
             return False
-        runs = [run for of_one in self._runs(epoch).values() for run in of_one.values()]
-        return any(run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in runs)
+        return any(
+            run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in self._runs_of(epoch)
+        )
 
     def judge(
         self, session: str, device_uuid: str, transcript: Transcript, openings: Openings, *, at_s: float
-    ) -> Verdict:
+    ) -> Judged:
         """Judge a device's answer, which had arrived, whole, at a time. Whatever comes, that was the answer.
 
         Raises:
@@ -434,9 +336,25 @@ class Desk:
             msg = f"an answer comes after the commitment, and once: this device is {run.session.state!r}"
             raise MisuseError(msg)
         run.judging = True
-        found = run.session.judge(transcript, openings, at_s=at_s, subject=_subject(run))
-        run.verdict = _with(found, [*_late(run), *_pinged(run, self.terms)], run)
-        return run.verdict
+        found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
+        run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
+        return self._told(run, run.verdict)
+
+    def _told(self, run: Run, verdict: Verdict) -> Judged:
+        """Sign a verdict, once for all who will ask; one that changes is signed again."""
+        known = run.judged
+        if known is not None and known.verdict == verdict:
+            return known
+        judged = Judged(
+            schema="harness.judged/1",
+            challenge=run.challenge,
+            verdict=verdict,
+            judged_at=self._now().astimezone(UTC).strftime(_TIME),
+            verifier=None,
+            signature=None,
+        )
+        run.judged = judged = sign_verdict(judged, self._key) if self._key else judged
+        return judged
 
     def results(self, number: int) -> Results:
         """Return what came of an epoch so far; a device that has not answered in time is refused.
@@ -454,84 +372,13 @@ class Desk:
         if past_s < 0:
             msg = f"epoch {number} opens in {-past_s:.1f} s"
             raise MisuseError(msg)
-        runs = [run for of_one in self._runs(epoch).values() for run in of_one.values()]
         over = past_s > self.terms.valid_for_s
-        verdicts = [run.verdict or _missing(run) for run in runs if run.verdict or over or _missed(run, past_s)]
+        verdicts = []
+        for run in self._runs_of(epoch):
+            verdict = run.verdict or (runs.missing(run) if over or runs.missed(run, past_s) else None)
+            if verdict:
+                verdicts.append(self._told(run, verdict))
         return Results(schema="harness.results/1", epoch=number, verdicts=tuple(verdicts))
 
-
-def _missed(run: Run, past_s: float) -> bool:
-    return run.committed_s is None and run.bound_s is not None and past_s > run.bound_s
-
-
-def _subject(run: Run) -> str:
-    return f"epoch {run.challenge.epoch}, device {run.challenge.device_uuid}"
-
-
-def _late(run: Run) -> list[Fault]:
-    if run.bound_s is None or run.committed_s is None or run.committed_s <= run.bound_s:
-        return []
-    what = f"came after {run.committed_s:.3f} s; what is claimed allows {run.bound_s:.3f}"
-    return [Fault(path="$.commitment", what=what)]
-
-
-def _pinged(run: Run, terms: Terms) -> list[Fault]:
-    """Hold the pongs to the commitment and to the clock."""
-    heard = [*run.heard, *([_Heard(0, None, float("inf"))] if run.asked else [])]
-    if not heard:
-        return []
-    if run.steps is None or _top_root(run.steps, challenge.seed(run.challenge)) != run.session.root:
-        return [
-            Fault(
-                path="$.steps", what="the roots of the steps, to hold the pongs against, do not lead to the commitment"
-            )
-        ]
-    shortest_s = min(one.took_s for one in heard)
-    faults = []
-    for at, one in enumerate(heard):
-        if one.step and one.root != run.steps[one.step - 1]:
-            faults.append(
-                Fault(path=f"$.pongs[{at}]", what=f"signed another root of step {one.step} than was committed")
-            )
-        elif one.took_s - shortest_s > terms.ping_most_s or one.took_s == float("inf"):
-            what = f"took {one.took_s:.3f} s, {terms.ping_most_s:.3f} above the shortest are allowed"
-            faults.append(Fault(path=f"$.pongs[{at}]", what=what))
-    return faults
-
-
-def _top_root(roots: tuple[str, ...], seed: bytes) -> str:
-    """Return the commitment that the roots of all steps lead to: the top of `merkle.levels`, on a CPU."""
-    from harness.proof.hashing import TOP, row_digest  # brings NumPy
-
-    level, place = [bytes.fromhex(root) for root in roots], 1
-    while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=False)
-        above = [row_digest(TOP, place, at, left + right, seed) for at, (left, right) in enumerate(pairs)]
-        level, place = above + (level[-1:] if len(level) % 2 else []), place + 1
-    return level[0].hex()
-
-
-def _with(found: Verdict, faults: list[Fault], run: Run) -> Verdict:
-    """Return a verdict with more held against it. What was proven of the work stays."""
-    doubts = tuple(f"whose device it is: {other} claims it, too" for other in run.others)
-    return replace(
-        found,
-        accepted=found.accepted and not faults,
-        faults=(*found.faults, *faults),
-        not_proven=(*found.not_proven, *doubts),
-    )
-
-
-def _missing(run: Run) -> Verdict:
-    what = "no commitment came in time" if run.committed_s is None else "a commitment came, and no openings after it"
-    empty = Verdict(
-        subject=_subject(run),
-        digest=None,
-        accepted=False,
-        signed_by=None,
-        complete=False,
-        faults=(Fault(path="$", what=what),),
-        proven=(),
-        not_proven=("anything: it was claimed, and not shown",),
-    )
-    return _with(empty, [], run)
+    def _runs_of(self, epoch: Epoch) -> list[Run]:
+        return [run for of_one in self._runs(epoch).values() for run in of_one.values()]

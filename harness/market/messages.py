@@ -11,18 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness import codec
+from harness.errors import ForgeryError
 from harness.model import Challenge, Params, Verdict
 from harness.proof.challenge import framed
 from harness.proof.signing import Key, is_signed_by
 
 __all__ = [
     "CLAIM",
+    "JUDGED",
     "PONG",
     "Admission",
     "Asked",
     "Claim",
     "Commitment",
     "DeviceClaim",
+    "Judged",
     "Notice",
     "Opened",
     "Ping",
@@ -32,11 +35,13 @@ __all__ = [
     "Steps",
     "Wait",
     "pong_digest",
+    "require_verdict_of",
     "sign_claim",
+    "sign_verdict",
     "signed_claim",
 ]
 
-CLAIM, PONG = b"harness.claim/1\0", b"harness.pong/1\0"
+CLAIM, PONG, JUDGED = b"harness.claim/1\0", b"harness.pong/1\0", b"harness.judged/1\0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,12 +150,28 @@ class Steps:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A verdict as its verifier gave it: what a provider can show to others, who need not have been there.
+
+    Proven by its signature: the owner of key `verifier` said this of this challenge, and so of this provider and device. Not proven: that it is true. The
+    times in it are that verifier's word; the work itself, a third party can check from the transcript that `verdict.digest` names.
+    """
+
+    schema: Literal["harness.judged/1"]
+    challenge: Challenge
+    verdict: Verdict
+    judged_at: str  # the verifier's date, UTC
+    verifier: str | None  # public key; None where the verifier has none
+    signature: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """What came of an epoch, one verdict a claimed device: who did not answer has one, too."""
 
     schema: Literal["harness.results/1"]
     epoch: int
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Judged, ...]
 
 
 def _claim_digest(claim: Claim) -> str:
@@ -167,6 +188,37 @@ def signed_claim(claim: Claim) -> bool:
     """Tell whether a claim is signed by the provider that it names."""
     signature = claim.signature or ""
     return is_signed_by(claim.provider, _claim_digest(claim), signature, domain=CLAIM)
+
+
+def _verdict_digest(judged: Judged) -> str:
+    return codec.digest(replace(judged, signature=None))
+
+
+def sign_verdict(judged: Judged, key: Key) -> Judged:
+    """Return the verdict with this key's signature, over all but the signature."""
+    named = replace(judged, verifier=key.public_hex, signature=None)
+    return replace(named, signature=key.sign(_verdict_digest(named), domain=JUDGED))
+
+
+def require_verdict_of(judged: Judged, verifier: str | None) -> None:
+    """Refuse a verdict that its verifier did not give.
+
+    Args:
+        judged: the verdict.
+        verifier: the public key that must have signed it; None lets anybody's pass, signed or not, but no wrong signature.
+
+    Raises:
+        ForgeryError: it is another's, unsigned, or was changed after it was signed.
+    """
+    if verifier is not None and judged.verifier != verifier:
+        what = f"given by {judged.verifier or 'nobody'}, not by {verifier}"
+        raise ForgeryError(what, "$.verifier")
+    if judged.verifier is None and judged.signature is None:
+        return
+    signed = is_signed_by(judged.verifier or "", _verdict_digest(judged), judged.signature or "", domain=JUDGED)
+    if not signed:
+        what = f"does not fit the verdict and the key {judged.verifier}"
+        raise ForgeryError(what, "$.signature")
 
 
 def pong_digest(device_uuid: str, nonce: str, step: int, root: str | None) -> str:

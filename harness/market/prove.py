@@ -1,12 +1,11 @@
 """The prover's side of an epoch: claims its devices at a verifier, answers for all of them in one slot, and returns the verdicts.
 
 One connection a device, and one more for its pings. A device works in a process of its own (`Apart`), which sees no other: that is how CUDA
-knows it by its first number. What a verifier says is decoded as strictly as a stranger's file; its verdict is its own.
+knows it by its first number. What a verifier says is decoded as strictly as a stranger's file; its verdict is its own, and signed if it has a key.
 """
 
 from __future__ import annotations
 
-import http.client
 import multiprocessing
 import os
 import tempfile
@@ -18,11 +17,12 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 from harness import codec
-from harness.errors import FailureError, MisuseError
+from harness.errors import FailureError, ForgeryError, MisuseError
+from harness.market.line import TIMEOUT_S, Line
 from harness.market.messages import (
     PONG,
     Admission,
@@ -30,6 +30,7 @@ from harness.market.messages import (
     Claim,
     Commitment,
     DeviceClaim,
+    Judged,
     Notice,
     Opened,
     Ping,
@@ -38,9 +39,11 @@ from harness.market.messages import (
     Steps,
     Wait,
     pong_digest,
+    require_verdict_of,
     sign_claim,
 )
-from harness.model import Challenge, Device, Verdict
+from harness.market.verdicts import keep
+from harness.model import Challenge, Device
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -48,103 +51,12 @@ if TYPE_CHECKING:
     from harness.device.backend import Backend
     from harness.proof.signing import Key
 
-__all__ = ["Apart", "Here", "Line", "Place", "Worker", "notice", "prove", "prover"]
+__all__ = ["Apart", "Here", "Place", "Worker", "notice", "prove", "prover"]
 
-T = TypeVar("T")
-
-_REPLY_MOST_BYTES = 4 << 20
-_SAID_BYTES = 300
-_TIMEOUT_S = 30.0  # above the verifier's longest pause
 _VERDICT_S = 600.0
 _CLAIMED_FRACTION = 0.95  # of what was reached: one slow moment breaks no claim
 _AFTER_S, _EARLY_S = 0.05, 5.0
 _END_S = 5.0
-_OK, _EMPTY = 200, 204
-
-
-class Line:
-    """One connection to a verifier."""
-
-    def __init__(self, url: str, *, timeout_s: float = _TIMEOUT_S) -> None:
-        """Prepare a connection; nothing is sent yet.
-
-        Raises:
-            MisuseError: the URL is none of HTTP.
-        """
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            msg = f"{url!r} is not the URL of a verifier, such as http://127.0.0.1:8440"
-            raise MisuseError(msg)
-        make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._timeout_s = timeout_s
-        self._connection = make(parts.hostname, parts.port, timeout=timeout_s)
-        self._root = parts.path.rstrip("/")
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
-
-    def get(self, path: str, kind: type[T]) -> T:
-        """Ask for a record.
-
-        Raises:
-            FailureError: the verifier cannot be reached, or refuses.
-            ForgeryError: its reply is no such record.
-        """
-        return codec.decode(self._ask("GET", path, None, None), kind)
-
-    def post(self, path: str, record: object, kind: type[T], *, timeout_s: float | None = None) -> T:
-        """Send a record, or bytes as they are, and return the reply.
-
-        Raises:
-            FailureError, ForgeryError: as `get`.
-        """
-        return codec.decode(self.send(path, record, timeout_s=timeout_s), kind)
-
-    def send(self, path: str, record: object, *, timeout_s: float | None = None) -> bytes:
-        """Send as `post` does, and return the reply as it is; nothing for an empty one.
-
-        Raises:
-            FailureError: as `get`.
-        """
-        return self._ask("POST", path, record if isinstance(record, bytes) else codec.encode(record), timeout_s)
-
-    def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> bytes:
-        line = self._connection
-        try:
-            status, data = self._exchange(method, path, body, timeout_s)
-        except (OSError, http.client.HTTPException) as err:
-            msg = f"the verifier at {line.host}:{line.port} does not answer: {type(err).__name__}: {err}"
-            raise FailureError(msg) from err
-        if status not in {_OK, _EMPTY}:
-            said = " ".join(data[:_SAID_BYTES].decode(errors="replace").split())
-            msg = f"the verifier refuses {path.rsplit('/', 1)[-1]!r} (HTTP {status}): {said}"
-            raise FailureError(msg)
-        if len(data) > _REPLY_MOST_BYTES:
-            msg = f"the verifier's reply goes on past {_REPLY_MOST_BYTES} bytes"
-            raise FailureError(msg)
-        return data
-
-    def _exchange(self, method: str, path: str, body: bytes | None, timeout_s: float | None) -> tuple[int, bytes]:
-        """Send and receive, over a new connection where the old one was dropped: a verifier takes the same message twice."""
-        line = self._connection
-        again = line.sock is not None
-        while True:
-            try:
-                if line.sock is None:
-                    line.connect()
-                line.sock.settimeout(timeout_s or self._timeout_s)
-                line.request(method, self._root + path, body=body)
-                reply = line.getresponse()
-                return reply.status, reply.read(_REPLY_MOST_BYTES + 1)
-            except (ConnectionError, http.client.RemoteDisconnected):
-                line.close()
-                if not again:
-                    raise
-                again = False
-            except (OSError, http.client.HTTPException):
-                line.close()
-                raise
 
 
 def notice(url: str) -> Notice:
@@ -166,12 +78,13 @@ class Place:
     session: str
     asked: Challenge
     told: Notice
+    verifier: str | None = None  # the key that must sign the verdict
 
 
 class Worker(Protocol):
     """Answers for one device."""
 
-    def answer(self, place: Place) -> Verdict:
+    def answer(self, place: Place) -> Judged:
         """Do the work of a challenge, and return the verdict on it."""
         ...
 
@@ -196,12 +109,12 @@ class Here:
             best_s = min(best_s, time.perf_counter() - began_s)
         return operations(challenge.task(issued)) / best_s
 
-    def answer(self, place: Place) -> Verdict:
+    def answer(self, place: Place) -> Judged:
         """Do the work of a challenge, and return the verdict on it.
 
         Raises:
             FailureError: the verifier cannot be reached, or refuses.
-            ForgeryError: it answers with something else than the protocol's records.
+            ForgeryError: it answers with something else than the protocol's records, or a verdict is not the verifier's.
         """
         from harness.proof import prover
 
@@ -217,7 +130,12 @@ class Here:
                 line.send(f"{path}/steps", Steps(device_uuid=uuid, roots=tuple(progress.roots)))
             transcript, openings = held.transcript(asked.asked, self._key)
             file = codec.encode(transcript) + b"\n" + openings
-            return line.post(f"{path}/transcripts/{quote(uuid, safe='')}", file, Verdict, timeout_s=_VERDICT_S)
+            judged = line.post(f"{path}/transcripts/{quote(uuid, safe='')}", file, Judged, timeout_s=_VERDICT_S)
+        if judged.challenge != place.asked or judged.verdict.digest != codec.digest(transcript):
+            what = "the verdict is on another challenge or answer than this one"
+            raise ForgeryError(what)
+        require_verdict_of(judged, place.verifier)
+        return judged
 
 
 class Apart:
@@ -235,10 +153,10 @@ class Apart:
         """Do as `Here.calibrate` does."""
         return float(self._call("calibrate", told))
 
-    def answer(self, place: Place) -> Verdict:
+    def answer(self, place: Place) -> Judged:
         """Do as `Here.answer` does."""
-        verdict: Verdict = self._call("answer", place)
-        return verdict
+        judged: Judged = self._call("answer", place)
+        return judged
 
     def _call(self, name: str, argument: object) -> Any:
         try:
@@ -286,14 +204,16 @@ def _opened(device: Device) -> Backend:
     return CpuDevice(device)
 
 
-def prover(
+def prover(  # noqa: PLR0913 - it mirrors the command
     url: str,
     *,
     device: str = "all",
     key: str | None = None,
     claim: float | None = None,
+    verifier: str | None = None,
+    out: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Verdict, ...]:
+) -> tuple[Judged, ...]:
     """Claim this machine's devices in a verifier's next epoch, answer, and return the verdicts.
 
     Args:
@@ -301,16 +221,24 @@ def prover(
         device: `cpu`, `cuda:N`, or `all`: every GPU, or else the CPU.
         key: file of the key to sign with; by default the one named by HARNESS_KEY; without one, made for this time.
         claim: operations a second that each device is held to; by default a little less than it reaches when tried.
+        verifier: public key that the verdicts must be signed with.
+        out: a new file to keep the verdicts in, for others to read with `harness verifier verdicts`.
         say: told what is going on, in a line.
 
     Raises:
-        MisuseError: there is no such device, or the URL is none of HTTP.
+        MisuseError: there is no such device, `verifier` is no public key, the URL is none of HTTP, or `out` cannot be written.
         FailureError: the verifier cannot be reached, or refuses.
-        ForgeryError: it answers with something else than the protocol's records.
+        ForgeryError: it answers with something else than the protocol's records, or a verdict is not the verifier's.
     """
     from harness.cluster import session
-    from harness.proof.signing import keygen, load_key
+    from harness.proof.signing import HEX32, keygen, load_key
 
+    if verifier is not None and not HEX32.fullmatch(verifier):
+        msg = f"verifier {verifier!r} is not a public key: 64 lower-case hex digits"
+        raise MisuseError(msg)
+    if out is not None and Path(out).exists():
+        msg = f"{str(out)!r} exists and is not written over; choose another name"
+        raise MisuseError(msg)
     told = notice(url)
     with ExitStack() as stack:
         path = key or os.environ.get("HARNESS_KEY")
@@ -324,7 +252,10 @@ def prover(
         for one, _, rate in reached:
             say(f"{one.selector} reached {rate:.3g} operations/s")
         claims = [(one.uuid, claim or _CLAIMED_FRACTION * rate, worker) for one, worker, rate in reached]
-        return prove(url, claims, signer, say=say)
+        judged = prove(url, claims, signer, verifier=verifier, say=say)
+    if out is not None:
+        keep(judged, out)
+    return judged
 
 
 def _chosen(found: Sequence[Device], selector: str) -> list[Device]:
@@ -342,14 +273,16 @@ def prove(
     claims: Sequence[tuple[str, float | None, Worker]],
     key: Key,
     *,
+    verifier: str | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Verdict, ...]:
+) -> tuple[Judged, ...]:
     """Answer for devices in a verifier's next epoch, all in one slot.
 
     Args:
         url: the verifier's.
         claims: all devices that this provider has: uuid, the operations a second it is to be held to (None claims nothing), and who answers.
         key: signs the claim.
+        verifier: public key that the verdicts must be signed with.
         say: told what is going on, in a line.
 
     Raises:
@@ -357,7 +290,7 @@ def prove(
     """
     with closing(Line(url)) as line:
         told = line.get("/epoch", Notice)
-        if not told.closes_in_s and told.opens_in_s < _TIMEOUT_S:
+        if not told.closes_in_s and told.opens_in_s < TIMEOUT_S:
             time.sleep(told.opens_in_s + _AFTER_S)
             told = line.get("/epoch", Notice)
         draft = Claim(
@@ -375,7 +308,10 @@ def prove(
     workers = {uuid: worker for uuid, _, worker in claims}
     with ThreadPoolExecutor(len(claims)) as pool:
         done = [
-            pool.submit(workers[one.device_uuid].answer, Place(url=url, session=session, asked=one, told=told))
+            pool.submit(
+                workers[one.device_uuid].answer,
+                Place(url=url, session=session, asked=one, told=told, verifier=verifier),
+            )
             for one in slot.challenges
         ]
         return tuple(one.result() for one in done)

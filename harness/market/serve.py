@@ -31,6 +31,8 @@ from harness.market.listen import hurried, listen
 from harness.market.messages import Claim, Commitment, Pong, Scans, Steps, Wait
 from harness.model import Params
 from harness.proof import transcript as files
+from harness.proof.projection import prepare
+from harness.proof.signing import load_key
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -103,6 +105,7 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
     pings: int = 0,
     ping_most_s: float = 0.5,
     providers: Sequence[str] = (),
+    key: str | None = None,
     started: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve in the foreground until SIGINT or SIGTERM.
@@ -122,10 +125,11 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
         pings: to each device, during its work.
         ping_most_s: a ping may take so long above the shortest.
         providers: public keys that may claim; none means anybody.
+        key: file of the key to sign verdicts with; without one they are nobody's word.
         started: told the URL once somebody may connect.
 
     Raises:
-        MisuseError: a number is out of range.
+        MisuseError: a number is out of range, or the key cannot be read.
         FailureError: the extra `serve` is not installed, or the address cannot be had.
     """
     params: Params = {
@@ -146,7 +150,10 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
         ping_most_s=ping_most_s,
         providers=frozenset(providers),
     )
-    _serve(Desk(terms, clock=time.monotonic), host, port, started)
+    signer = load_key(key) if key else None
+    desk = Desk(terms, clock=time.monotonic, key=signer)
+    prepare(mode, n)  # so that nothing compiles beside a device that is being timed
+    _serve(desk, host, port, started)
 
 
 def _serve(desk: Desk, host: str, port: int, started: Callable[[str], None]) -> None:

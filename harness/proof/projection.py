@@ -12,27 +12,27 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from harness.proof import loops
 from harness.proof.chain import numbers
 from harness.proof.challenge import framed, stream
 from harness.proof.generator import random_bytes
 
-__all__ = ["Projection", "tolerance"]
+__all__ = ["Projection", "prepare", "tolerance"]
 
 Host = np.ndarray[Any, Any]
 
 _VECTORS = b"harness.proof/1 vectors"
 _EXACT_VECTORS, _SIGN_VECTORS = 2, 4
 _VECTOR_BITS = 36  # so that float64 holds sums of products with a strip of B exactly
-_SMALL = 1024  # n up to which NumPy is done before Numba is loaded
+_SMALL = 1024  # n up to which NumPy is fast enough, so that nothing need be compiled
 _PIECE = 256  # rows
+_LOOPS, _FLOATS = {"int8": "project_integers"}, "project_floats"
 
 
 def tolerance(mode: str, n: int) -> float:
@@ -43,6 +43,12 @@ def tolerance(mode: str, n: int) -> float:
     above: sums of 14 bits or in float16, operands of 8 bits, TF32 for float32, float32 for float64. No GPU was measured.
     """
     return {"int8": 0.0, "float32": 1.2e-7 * math.sqrt(n), "float64": 1e-12}.get(mode, 1e-8 * n)
+
+
+def prepare(mode: str, n: int) -> None:
+    """Have the compiled loop at hand where checks of this size use it: the first one on a machine waits for seconds until it is made."""
+    if n > _SMALL:
+        loops.loop(_LOOPS.get(mode, _FLOATS))
 
 
 class Projection:
@@ -93,28 +99,23 @@ def _in_numpy(mode: str, n: int, seed: bytes, vectors: Host, out: Host) -> None:
 
 
 def _in_threads(mode: str, n: int, generator: tuple[int, int], vectors: Host, out: Host) -> None:
-    from harness.proof import cpu_kernels
+    loop = loops.loop(_LOOPS.get(mode, _FLOATS))
+    shuffled = _by_words(vectors.astype(np.float64), n, loops.STRIP).reshape(-1)
+    tables = () if mode == "int8" else (numbers(mode),)
 
-    key, lane = map(np.uint64, generator)
-    shuffled = _by_words(vectors, n, cpu_kernels.STRIP)
+    def share(begin: int, end: int) -> None:
+        words = np.empty(loops.STRIP // 4, dtype=np.uint32)
+        codes = words.view(np.int8 if mode == "int8" else np.uint8)
+        loop(*generator, n, begin, end, shuffled, out.reshape(-1), words, codes, *tables)
+
     threads = len(os.sched_getaffinity(0))
     edges = list(pairwise(n * i // threads for i in range(threads + 1)))
-    work: Callable[[int, int], None]
-    if mode == "int8":
-        first, second = shuffled.astype(np.float64)
-        work = partial(_share, cpu_kernels.project_integers, (key, lane, n), (first, second, out))
-    else:
-        work = partial(_share, cpu_kernels.project_floats, (key, lane, n), (numbers(mode), shuffled, out))
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, *zip(*edges, strict=True)))
-
-
-def _share(kernel: Callable[..., None], where: tuple[Any, ...], what: tuple[Any, ...], begin: int, end: int) -> None:
-    kernel(*where, begin, end, *what)
+        list(pool.map(share, *zip(*edges, strict=True)))
 
 
 def _by_words(vectors: Host, n: int, strip: int) -> Host:
-    """Return the vectors in the order in which the kernels keep a strip: all first words of its blocks of 16 bytes, all second ones, ..."""
+    """Return the vectors in the order in which the loops keep a strip: all first words of its blocks of 16 bytes, all second ones, ..."""
     parts = []
     for left in range(0, n, strip):
         part = vectors[:, left : left + strip]

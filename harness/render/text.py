@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.device.crosscheck import Check
+from harness.device.facts import Check
 from harness.device.preflight import objections
 from harness.measure.compare import Comparison
 from harness.model import Device, Job, Measurement, Note, Outcome, Report, Score, Verdict

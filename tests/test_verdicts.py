@@ -1,0 +1,168 @@
+"""A verdict is its verifier's word: signed over everything in it, held to what was sent, kept and shown to others."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from test_verifier_service import CPU, Clock, claimed, desk, key, opened
+
+from harness import codec
+from harness.cli import cli
+from harness.device.cpu import CpuDevice
+from harness.errors import ForgeryError, MisuseError
+from harness.market.desk import Desk
+from harness.market.line import Line
+from harness.market.messages import Asked, Commitment, Judged, require_verdict_of, sign_verdict
+from harness.market.prove import Here, Place
+from harness.market.verdicts import keep, verdicts
+from harness.model import Challenge, Transcript
+from harness.proof import prover
+from harness.proof.signing import Key
+from harness.proof.transcript import open_file
+
+
+def answered(at: Desk, clock: Clock, own: Key) -> Judged:
+    session = claimed(at, own, CPU.uuid)
+    held = prover.commit(opened(at, clock, session), CpuDevice(CPU))
+    asked = at.commit(session, Commitment(device_uuid=CPU.uuid, commitment=held.root), at_s=clock())
+    transcript, openings = held.transcript(asked.asked, own)
+    return at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock())
+
+
+SIGNER, OTHER = key(), key()
+
+
+@pytest.fixture(scope="module")
+def judged() -> Judged:
+    return answered(*desk(signer=SIGNER), key())
+
+
+def test_a_verdict_is_its_verifiers_and_nobody_changed_it(judged: Judged) -> None:
+    assert judged.verdict.accepted
+    require_verdict_of(judged, SIGNER.public_hex)
+    require_verdict_of(judged, None)
+    refused = replace(judged.verdict, accepted=False)
+    other: dict[str, Any] = {
+        "challenge": replace(judged.challenge, provider=OTHER.public_hex),
+        "verdict": refused,
+        "judged_at": "2026-11-25T12:00:00Z",
+        "verifier": OTHER.public_hex,
+        "signature": "0" * 128,
+    }
+    assert {*other, "schema"} == {one.name for one in fields(Judged)}
+    for name, value in other.items():
+        for verifier in (None, SIGNER.public_hex):
+            with pytest.raises(ForgeryError, match=r"does not fit the verdict|not by"):
+                require_verdict_of(replace(judged, **{name: value}), verifier)
+    with pytest.raises(ForgeryError, match="does not fit"):
+        require_verdict_of(replace(judged, signature=None), None)
+    with pytest.raises(ForgeryError, match="given by nobody, not by"):
+        require_verdict_of(replace(judged, verifier=None, signature=None), SIGNER.public_hex)
+
+
+def test_a_signature_for_another_purpose_signs_no_verdict(judged: Judged) -> None:
+    digest = codec.digest(replace(judged, signature=None))
+    with pytest.raises(ForgeryError, match="does not fit"):
+        require_verdict_of(replace(judged, signature=SIGNER.sign(digest)), SIGNER.public_hex)
+
+
+def test_every_verdict_of_an_epoch_is_signed_even_that_nothing_came() -> None:
+    at, clock = desk(signer=SIGNER)
+    came = answered(at, clock, key())
+    assert at.results(1).verdicts == (came,)
+    clock.at_s += 1
+    session = claimed(at, key(), CPU.uuid)
+    opened(at, clock, session)
+    clock.at_s += 61
+    (missing,) = at.results(2).verdicts
+    require_verdict_of(missing, SIGNER.public_hex)
+    assert not missing.verdict.accepted
+    assert (missing.challenge.epoch, missing.challenge.device_uuid) == (2, CPU.uuid)
+    assert at.results(2).verdicts[0] is missing  # signed once, whoever asks how often
+
+
+def test_without_a_key_a_verdict_is_nobodys() -> None:
+    judged = answered(*desk(), key())
+    assert (judged.verifier, judged.signature) == (None, None)
+    require_verdict_of(judged, None)
+    with pytest.raises(ForgeryError, match="given by nobody"):
+        require_verdict_of(judged, SIGNER.public_hex)
+
+
+def test_a_prover_takes_no_verdict_on_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verifier that answers with the good verdict of another challenge, of another answer, or signed by another."""
+    at, clock = desk(signer=SIGNER)
+    own = key()
+    session = claimed(at, own, CPU.uuid)
+    asked = opened(at, clock, session)
+    lie: dict[str, Any] = {}
+
+    def post(_: Line, path: str, record: Any, kind: type[Any], *, timeout_s: float | None = None) -> Any:
+        if kind is Asked:
+            return Asked(asked="ef" * 32)
+        sent, _openings = open_file(BytesIO(record))
+        return _given(sent, asked, **lie)
+
+    monkeypatch.setattr(Line, "post", post)
+    place = Place(url="http://127.0.0.1:1", session=session, asked=asked, told=at.notice(), verifier=SIGNER.public_hex)
+    worker = Here(CpuDevice(CPU), own)
+    assert worker.answer(place).verdict.accepted
+    for more, why in (
+        ({"challenge": replace(asked, epoch=9)}, "another challenge"),
+        ({"digest": "ab" * 32}, "another challenge or answer"),
+        ({"by": OTHER}, "not by"),
+    ):
+        lie.clear()
+        lie.update(more)
+        with pytest.raises(ForgeryError, match=why):
+            worker.answer(place)
+
+
+def _given(
+    sent: Transcript, asked: Challenge, *, by: Key = SIGNER, digest: str | None = None, **changes: Any
+) -> Judged:
+    from harness.proof import verifier
+
+    verdict = verifier.check(sent, BytesIO(b""))
+    draft = Judged(
+        schema="harness.judged/1",
+        challenge=asked,
+        verdict=replace(verdict, accepted=True, faults=(), digest=digest or codec.digest(sent)),
+        judged_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        verifier=None,
+        signature=None,
+    )
+    return sign_verdict(replace(draft, **changes), by)
+
+
+def test_verdicts_are_kept_and_checked_by_others(judged: Judged, tmp_path: Path) -> None:
+    file = tmp_path / "verdicts"
+    keep((judged,), file)
+    with pytest.raises(MisuseError, match="File exists"):
+        keep((judged,), file)
+    assert verdicts(file, verifier=SIGNER.public_hex) == (judged,)
+    run = CliRunner().invoke
+    told = run(cli, ["verifier", "verdicts", str(file), "--verifier", SIGNER.public_hex])
+    assert told.exit_code == 0, told.output
+    assert "signed by" in told.stdout
+    assert isinstance(run(cli, ["verifier", "verdicts", str(file), "--verifier", "ab" * 32]).exception, ForgeryError)
+    file.write_bytes(file.read_bytes().replace(b'"accepted":true', b'"accepted":false'))
+    with pytest.raises(ForgeryError, match="does not fit the verdict"):
+        verdicts(file)
+
+
+def test_a_prover_looks_at_its_options_before_it_works(tmp_path: Path) -> None:
+    from harness.market.prove import prover as answer
+
+    nowhere = "http://127.0.0.1:1"
+    with pytest.raises(MisuseError, match="'ABCD' is not a public key"):
+        answer(nowhere, verifier="ABCD")
+    (tmp_path / "there").touch()
+    with pytest.raises(MisuseError, match="exists and is not written over"):
+        answer(nowhere, out=tmp_path / "there")
