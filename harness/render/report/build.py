@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.model import Quote, Report
+from harness.model import Report
 from harness.render.report.device import Peers, device_view
 from harness.render.report.fleet import Member, deviations, fleet_view
 from harness.render.report.proofs import proofs_of
@@ -30,11 +30,12 @@ def page_of(reports: Sequence[Report], made_by: str, proofs: Sequence[str | Path
     """
     distinct = list({r.seal.digest: r for r in reports}.values())
     judged, proven = fleet(distinct), proofs_of(proofs, distinct)
-    members = [m for r in distinct for m in _members(r)]
     device_count = sum(len(r.devices) for r in distinct)
+    few = device_count <= DETAILED_MOST
+    members = [m for r in distinct for m in _members(r, priced=few)]
     nodes = (
         tuple(_node(i, r, judged, members, proven.get(r.seal.digest, ())) for i, r in enumerate(distinct))
-        if device_count <= DETAILED_MOST
+        if few
         else ()
     )
     together = device_count > 1 and (len(members) > 1 or not nodes)
@@ -55,21 +56,25 @@ def _title(reports: Sequence[Report], device_count: int) -> str:
     return f"{', '.join(names[:2])}{more}: GPU assay"
 
 
-def _members(report: Report) -> list[Member]:
+def _members(report: Report, *, priced: bool) -> list[Member]:
     selectors = {d.uuid: d.selector for d in report.devices}
-    return [Member(report.node.name, selectors[c.device_uuid], c) for c in capability(report)]
+    quotes = {q.device_uuid: q for q in quote(report)} if priced else {}
+    return [
+        Member(report.node.name, selectors[c.device_uuid], c, quotes.get(c.device_uuid)) for c in capability(report)
+    ]
 
 
 def _node(at: int, report: Report, judged: Fleet, members: Sequence[Member], proofs: tuple[ProofView, ...]) -> NodeView:
-    quotes: dict[str, Quote] = {q.device_uuid: q for q in quote(report)}
-    found, far = {c.device_uuid: c for c in capability(report)}, deviations(members)
+    own = {m.seen.device_uuid: m for m in members if m.seen.report_digest == report.seal.digest}
+    far = deviations(members)
     cards = {c.device_uuid: c for c in judged.cards if c.node == report.node.name}
     views = []
     for i, device in enumerate(report.devices):
         count, change = far.get((report.seal.digest, device.uuid), (1, None))
         peers = Peers(card=cards[device.uuid], peer_count=count, deviation_fraction=change)
-        anchor, seen = f"device-{at}-{i}", found.get(device.uuid)
-        views.append(device_view(report, device, anchor, seen=seen, quote=quotes.get(device.uuid), peers=peers))
+        anchor, member = f"device-{at}-{i}", own.get(device.uuid)
+        seen, price = (member.seen, member.quote) if member else (None, None)
+        views.append(device_view(report, device, anchor, seen=seen, quote=price, peers=peers))
     return NodeView(
         node=tame(report.node.name, 60),
         created_at=tame(report.created_at, 40),
