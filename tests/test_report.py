@@ -224,6 +224,13 @@ def test_what_is_drawn_of_a_fleet_grows_with_its_models_not_with_its_reports() -
     assert len(more) < len(few) * 1.02
 
 
+def test_as_many_devices_as_are_shown_in_full_fit_into_a_page() -> None:
+    cards = [card(RTX_4090, i) for i in range(8)]
+    made = view(report_of("node", *((c, session(RTX_4090, c, i)) for i, c in enumerate(cards))))
+    assert len(made.nodes[0].devices) == 8
+    assert len(page_html(made).encode()) < 3_000_000
+
+
 def test_two_reports_are_compared_point_by_point() -> None:
     device = card(A100, 1)
     before, after = (report_of("node", (device, [stream(device, rate, noise=0.0005)])) for rate in (1.7e12, 1.5e12))
