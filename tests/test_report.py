@@ -236,6 +236,8 @@ def test_two_reports_are_compared_point_by_point() -> None:
     before, after = (report_of("node", (device, [stream(device, rate, noise=0.0005)])) for rate in (1.7e12, 1.5e12))
     (change,) = of_fleet(before, after).comparisons
     assert change.decision == "slower"
+    assert [n.node for n in view(before, after).nodes] == ["node, report 1", "node, report 2"]
+    assert view(before, after).title == "2 reports: 1 device on 1 node"
     assert change.change_fraction == pytest.approx(1.5 / 1.7 - 1, abs=0.01)
 
 
