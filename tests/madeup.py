@@ -159,6 +159,7 @@ def _telemetry(device: Device, watts: float, dice: random.Random, *, hot: bool) 
 
 def session(model: Model, device: Device, seed: int = 1, *, hot: bool = False) -> list[Outcome]:
     """Return what a card did in a whole session."""
+    limit_w = min(model.power_w, device.power_limit_w or model.power_w)
     dice, second = random.Random(seed), 0  # noqa: S311 - made up, not secret
     found: list[Outcome] = []
 
@@ -169,12 +170,12 @@ def session(model: Model, device: Device, seed: int = 1, *, hot: bool = False) -
 
     for op, share, flops in (("copy", 1.0, 0), ("triad", 0.985, 2)):
         work = Work(bytes_moved=3 << 30, flops=flops << 28)
-        add("stream", work, "bandwidth", work.bytes_moved / (model.bytes_per_s * share), op=op, n=1 << 28, dtype="float32", watts=0.68 * model.power_w)  # fmt: skip
+        add("stream", work, "bandwidth", work.bytes_moved / (model.bytes_per_s * share), op=op, n=1 << 28, dtype="float32", watts=0.68 * limit_w)  # fmt: skip
     for dtype, rate in model.flops_per_s.items():
         work = Work(flops=2 * 8192**3, bytes_moved=3 * 8192**2 * {"float64": 8, "float32": 4, "float16": 2}[dtype])
         state: State = "throttled" if hot and dtype == "float16" else "power_capped"
         why = "hw_thermal in a round" if state == "throttled" else "at its power limit"
-        add("gemm", work, "compute", work.flops / rate / (0.6 if state == "throttled" else 1), dtype=dtype, n=8192, watts=model.power_w * 0.99, state=state, reason=why, hot=hot and dtype == "float16")  # fmt: skip
+        add("gemm", work, "compute", work.flops / rate / (0.6 if state == "throttled" else 1), dtype=dtype, n=8192, watts=limit_w * 0.99, state=state, reason=why, hot=hot and dtype == "float16")  # fmt: skip
     for mads in (1, 4, 16, 64, 256):
         work = Work(flops=2 * mads << 27, bytes_moved=8 << 27)
         time_s = max(work.bytes_moved / (0.96 * model.bytes_per_s), work.flops / (0.9 * model.flops_per_s["float32"]))

@@ -10,6 +10,7 @@ import io
 import json
 import random
 import re
+import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -223,12 +224,31 @@ def test_what_is_drawn_of_a_fleet_grows_with_its_models_not_with_its_reports() -
     assert len(more) < len(few) * 1.02
 
 
+def test_as_many_devices_as_are_shown_in_full_fit_into_a_page() -> None:
+    cards = [card(RTX_4090, i) for i in range(8)]
+    made = view(report_of("node", *((c, session(RTX_4090, c, i)) for i, c in enumerate(cards))))
+    assert len(made.nodes[0].devices) == 8
+    assert len(page_html(made).encode()) < 3_000_000
+
+
 def test_two_reports_are_compared_point_by_point() -> None:
     device = card(A100, 1)
     before, after = (report_of("node", (device, [stream(device, rate, noise=0.0005)])) for rate in (1.7e12, 1.5e12))
     (change,) = of_fleet(before, after).comparisons
     assert change.decision == "slower"
+    assert [n.node for n in view(before, after).nodes] == ["node, report 1", "node, report 2"]
+    assert view(before, after).title == "2 reports: 1 device on 1 node"
     assert change.change_fraction == pytest.approx(1.5 / 1.7 - 1, abs=0.01)
+
+
+def test_a_few_devices_stand_side_by_side_with_their_prices() -> None:
+    held = [card(RTX_4090, 1), card(A100, 2)]
+    found = of_fleet(report_of("node", *((d, [stream(d, 9e11 * (1 + i))]) for i, d in enumerate(held))))
+    head, price, memory = found.side_by_side
+    assert head == ("class of work", "node cuda:1", "node cuda:2")
+    assert price[0] == "an hour of it"
+    assert all(cell.endswith(" USD") for cell in price[1:])
+    assert [cell.rpartition("(")[2] for cell in memory] == ["memory", "50 %)", "100 %)"]
 
 
 def test_the_same_report_twice_is_one() -> None:
@@ -410,6 +430,15 @@ def test_a_forged_report_is_refused_and_no_file_is_left(files: tuple[Path, Path]
 def test_a_place_that_cannot_be_written_is_an_error_in_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(FailureError, match=r"cannot write .*nowhere/x.html"):
         harness.report(files[0], html=tmp_path / "nowhere" / "x.html")
+
+
+def test_without_the_extra_the_page_is_refused_and_the_rest_works(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(FailureError, match=r"pip install 'gpu-assay\[report\]'"):
+        harness.report(files[0], html=tmp_path / "x.html")
+    assert harness.report(files[0], csv=tmp_path / "x.csv").startswith("# AMD EPYC")
 
 
 def test_a_folder_of_reports_is_read(files: tuple[Path, Path], tmp_path: Path) -> None:

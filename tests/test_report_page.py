@@ -28,10 +28,10 @@ def browser() -> Iterator[Any]:
         yield held
 
 
-def gpus() -> Report:
-    """Return a made-up node with a hot card."""
-    hot = card(RTX_4090, 2, power_limit_w=350.0)
-    return report_of("madeup-gpu", (hot, session(RTX_4090, hot, 2, hot=True)))
+def gpus(*, hot: bool = False) -> Report:
+    """Return a made-up node with one card, which may be hot."""
+    own = card(RTX_4090, 2, power_limit_w=350.0)
+    return report_of("madeup-gpu", (own, session(RTX_4090, own, 2 + hot, hot=hot)))
 
 
 def fleet() -> list[Report]:
@@ -50,7 +50,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "cpu": [recorded("cpu")],
         "emulated": [recorded("emulated")],
         "hostile": [hostile()],
-        "pair": [recorded("cpu"), gpus()],
+        "pair": [gpus(), gpus(hot=True)],
         "fleet": fleet(),
     }
     for name, reports in sources.items():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.model import Quote, Report
+from harness.model import Report
 from harness.render.report.device import Peers, device_view
 from harness.render.report.fleet import Member, deviations, fleet_view
 from harness.render.report.proofs import proofs_of
@@ -30,16 +31,21 @@ def page_of(reports: Sequence[Report], made_by: str, proofs: Sequence[str | Path
     """
     distinct = list({r.seal.digest: r for r in reports}.values())
     judged, proven = fleet(distinct), proofs_of(proofs, distinct)
-    members = [m for r in distinct for m in _members(r)]
     device_count = sum(len(r.devices) for r in distinct)
+    few = device_count <= DETAILED_MOST
+    names = _names(distinct)
+    members = [m for name, r in zip(names, distinct, strict=True) for m in _members(name, r, priced=few)]
     nodes = (
-        tuple(_node(i, r, judged, members, proven.get(r.seal.digest, ())) for i, r in enumerate(distinct))
-        if device_count <= DETAILED_MOST
+        tuple(
+            _node(i, name, r, judged, members, proven.get(r.seal.digest, ()))
+            for i, (name, r) in enumerate(zip(names, distinct, strict=True))
+        )
+        if few
         else ()
     )
     together = device_count > 1 and (len(members) > 1 or not nodes)
     return Page(
-        title=_title(distinct, device_count),
+        title=_title(distinct, len(judged.cards)),
         made_by=made_by,
         nodes=nodes,
         fleet=fleet_view(distinct, judged, members) if together else None,
@@ -49,29 +55,44 @@ def page_of(reports: Sequence[Report], made_by: str, proofs: Sequence[str | Path
 def _title(reports: Sequence[Report], device_count: int) -> str:
     if len(reports) > 1:
         nodes = len({r.node.name for r in reports})
-        return f"{len(reports):,} reports: {device_count:,} devices on {nodes:,} node{'' if nodes == 1 else 's'}"
+        return f"{len(reports):,} reports: {device_count:,} device{'' if device_count == 1 else 's'} on {nodes:,} node{'' if nodes == 1 else 's'}"
     names = list(dict.fromkeys(tame(d.name, 60) for d in reports[0].devices))
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""  # noqa: PLR2004 - as many as a title holds
     return f"{', '.join(names[:2])}{more}: GPU assay"
 
 
-def _members(report: Report) -> list[Member]:
+def _names(reports: Sequence[Report]) -> list[str]:
+    """Return what each report is called by: its node, and which of that node's reports it is where there are several."""
+    counts, seen = Counter(r.node.name for r in reports), Counter[str]()
+    names = []
+    for r in reports:
+        seen[r.node.name] += 1
+        which = f", report {seen[r.node.name]}" if counts[r.node.name] > 1 else ""
+        names.append(f"{tame(r.node.name, 60)}{which}")
+    return names
+
+
+def _members(name: str, report: Report, *, priced: bool) -> list[Member]:
     selectors = {d.uuid: d.selector for d in report.devices}
-    return [Member(report.node.name, selectors[c.device_uuid], c) for c in capability(report)]
+    quotes = {q.device_uuid: q for q in quote(report)} if priced else {}
+    return [Member(name, selectors[c.device_uuid], c, quotes.get(c.device_uuid)) for c in capability(report)]
 
 
-def _node(at: int, report: Report, judged: Fleet, members: Sequence[Member], proofs: tuple[ProofView, ...]) -> NodeView:
-    quotes: dict[str, Quote] = {q.device_uuid: q for q in quote(report)}
-    found, far = {c.device_uuid: c for c in capability(report)}, deviations(members)
+def _node(  # noqa: PLR0913 - a report, and what the others say of it
+    at: int, name: str, report: Report, judged: Fleet, members: Sequence[Member], proofs: tuple[ProofView, ...]
+) -> NodeView:
+    own = {m.seen.device_uuid: m for m in members if m.seen.report_digest == report.seal.digest}
+    far = deviations(members)
     cards = {c.device_uuid: c for c in judged.cards if c.node == report.node.name}
     views = []
     for i, device in enumerate(report.devices):
         count, change = far.get((report.seal.digest, device.uuid), (1, None))
         peers = Peers(card=cards[device.uuid], peer_count=count, deviation_fraction=change)
-        anchor, seen = f"device-{at}-{i}", found.get(device.uuid)
-        views.append(device_view(report, device, anchor, seen=seen, quote=quotes.get(device.uuid), peers=peers))
+        anchor, member = f"device-{at}-{i}", own.get(device.uuid)
+        seen, price = (member.seen, member.quote) if member else (None, None)
+        views.append(device_view(report, device, anchor, seen=seen, quote=price, peers=peers))
     return NodeView(
-        node=tame(report.node.name, 60),
+        node=name,
         created_at=tame(report.created_at, 40),
         emulated=report.emulated,
         facts=tuple(_surroundings(report)),

@@ -9,12 +9,33 @@ from typing import Any, NamedTuple
 
 from harness.render.report.views import Tone
 
-__all__ = ["CONFIG", "TONES", "Figure", "Grid", "Spec", "axis", "decades", "panel", "rows_panel"]
+__all__ = [
+    "BELOW",
+    "CONFIG",
+    "OWN_COLOUR",
+    "TONES",
+    "Figure",
+    "Grid",
+    "Spec",
+    "axis",
+    "decades",
+    "deviation",
+    "layer",
+    "measure",
+    "panel",
+    "rows_panel",
+    "tips",
+]
 
 Spec = Mapping[str, Any]
 
 _GUTTER_PX = 46  # left of panels that share an axis of time
+_FINE = 0.05  # a reach whose ticks need tenths of a per cent
+_WIDEST = 0.6  # of a deviation that is drawn to scale
 _ROW_PX = 32  # a line of text, and the marks that it names
+
+BELOW: Spec = {"yOffset": 7}  # a mark under the name of its row
+OWN_COLOUR: Spec = {"field": "colour", "type": "nominal", "scale": None}  # as the data say, and no legend
 
 # Colours are names of the style sheet's: light, dark and paper each have their own, and one drawing serves all three.
 TONES: Mapping[Tone, str] = {
@@ -79,10 +100,32 @@ def decades(low: float, high: float) -> list[float]:
     return [10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
 
 
-def axis(title: str, *, limit_px: int | None = None, **more: Any) -> dict[str, Any]:
-    """Return an axis with a title; `limit_px` cuts its labels."""
-    found: dict[str, Any] = {"title": title or None, **more}
-    return found if limit_px is None else {**found, "labelLimit": limit_px}
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis with a title."""
+    return {"title": title or None, **more}
+
+
+def measure(field: str, title: str, *, scale: Spec | None = None, **more: Any) -> Spec:
+    """Return how a number is placed along an axis."""
+    found: dict[str, Any] = {"field": field, "type": "quantitative", "axis": axis(title, **more)}
+    return found if scale is None else {**found, "scale": scale}
+
+
+def deviation(field: str, title: str, most: float) -> Spec:
+    """Return an axis of deviations from zero in the middle, wide enough for `most`; what is too far stands at its edge."""
+    reach = min(most * 1.08, _WIDEST)
+    form = "+.1%" if reach < _FINE else "+.0%"
+    return measure(field, title, scale={"domain": [-reach, reach], "clamp": True}, format=form, tickCount=5)
+
+
+def layer(values: Sequence[Mapping[str, Any]], mark: str, encoding: Spec, **style: Any) -> Spec:
+    """Return marks of one kind, one for each of the values."""
+    return {"data": {"values": values}, "mark": {"type": mark, **style}, "encoding": encoding}
+
+
+def tips(**titles: str) -> list[Spec]:
+    """Return what a mark tells when it is pointed at: fields with their titles."""
+    return [{"field": field, "title": title} for field, title in titles.items()]
 
 
 def panel(description: str, height_px: int, layers: Sequence[Spec], *, in_time: bool = False) -> Spec:

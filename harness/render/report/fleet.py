@@ -11,9 +11,9 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 from harness.measure.compare import compare, remarks
-from harness.model import Capability, Report
+from harness.model import Capability, Quote, Report
 from harness.render.report.views import Fact, FleetCard, FleetKind, FleetNode, FleetView, Spot, Tone
-from harness.render.report.words import percent, shown, tame, work_name
+from harness.render.report.words import money, percent, shown, tame, work_name
 from harness.scoring.fleet import Card, Fleet, outliers
 
 __all__ = ["Member", "deviations", "fleet_view"]
@@ -34,6 +34,7 @@ class Member(NamedTuple):
     node: str
     selector: str
     seen: Capability
+    quote: Quote | None = None  # where there are few enough to show it
 
 
 def fleet_view(reports: Sequence[Report], judged: Fleet, members: Sequence[Member]) -> FleetView:
@@ -183,6 +184,8 @@ def _beside(members: Sequence[Member]) -> Iterator[tuple[str, ...]]:
     if len(members) < _PAIR:
         return
     yield ("class of work", *(f"{tame(m.node, 40)} {tame(m.selector, 20)}" for m in members))
+    if any(m.quote for m in members):
+        yield ("an hour of it", *(_price(m.quote) for m in members))
     rates = [{r.work_class: r for r in m.seen.rates} for m in members]
     for work in sorted({w for found in rates for w in found}):
         best = max(found[work].low_per_s for found in rates if work in found)
@@ -191,6 +194,10 @@ def _beside(members: Sequence[Member]) -> Iterator[tuple[str, ...]]:
             for found in rates
         ]
         yield (work_name(work), *cells)
+
+
+def _price(quote: Quote | None) -> str:
+    return "no price" if quote is None or quote.price_usd_per_hour is None else money(quote.price_usd_per_hour)
 
 
 def _share(value: float, best: float, unit: str) -> str:

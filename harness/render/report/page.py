@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import FailureError
+from harness.render.report.bill_plot import bill_figure
 from harness.render.report.figure import CONFIG, Figure
 from harness.render.report.fleet_plots import fleet_figures
-from harness.render.report.plots import bill_figure, roof_figure, rounds_figure, stairs_figure, standing_figure
+from harness.render.report.roof_plot import roof_figure
+from harness.render.report.rounds_plot import rounds_figure
+from harness.render.report.score_plot import standing_figure
+from harness.render.report.stairs_plot import stairs_figure
 from harness.render.report.tables import energy_figure
 from harness.render.report.trace_plot import trace_figure
 from harness.render.report.views import DeviceView, Fact, NodeView, Page

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from harness.render.report.figure import TONES, Figure, Grid, Spec, axis, panel, rows_panel
+from harness.render.report.figure import (
+    BELOW,
+    OWN_COLOUR,
+    TONES,
+    Figure,
+    Grid,
+    Spec,
+    axis,
+    layer,
+    measure,
+    panel,
+    rows_panel,
+    tips,
+)
 from harness.render.report.views import Trace
 from harness.render.report.words import number
 
@@ -35,19 +48,19 @@ def _telemetry(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Iterator[S
         values = _parts([(s.at_s, v) for s in trace.samples if (v := getattr(s, field)) is not None])
         if not values:
             continue
-        y: Spec = {
-            "field": "y",
-            "type": "quantitative",
-            "scale": {"zero": field == "power_w"},
-            "axis": axis(title, tickCount=4),
-        }
         bare: Spec = {**x, "axis": axis("", labels=False, ticks=False, tickCount=6)}
+        y = measure("y", title, scale={"zero": field == "power_w"}, tickCount=4)
         layers: list[Spec] = [_shade(bands, bare)] if bands else []
         if field == "power_w" and trace.power_limit_w:
-            layers.append({"data": {"values": [{"y": trace.power_limit_w}]}, "mark": {"type": "rule", "strokeDash": [5, 4], "color": "var(--bad)"}, "encoding": {"y": y}})  # fmt: skip
-        tips = [{"field": "x", "title": "s", "format": ".1f"}, {"field": "y", "title": title, "format": ".4~r"}]
-        layers.append({"data": {"values": values}, "mark": {"type": "line", "color": "var(--series-1)", "strokeWidth": 1.5, "point": {"size": 6, "color": "var(--series-1)"}}, "encoding": {"x": bare, "y": y, "detail": {"field": "part"}, "tooltip": tips}})  # fmt: skip
+            layers.append(layer([{"y": trace.power_limit_w}], "rule", {"y": y}, strokeDash=[5, 4], color="var(--bad)"))
+        told = {"x": bare, "y": y, "detail": {"field": "part"}, "tooltip": _tips(title)}
+        blue = {"color": "var(--series-1)"}
+        layers.append(layer(values, "line", told, strokeWidth=1.5, point={"size": 6, **blue}, **blue))
         yield panel(f"{title} over time", 96, layers, in_time=True)
+
+
+def _tips(title: str) -> list[Spec]:
+    return [{"field": "x", "title": "s", "format": ".1f"}, {"field": "y", "title": title, "format": ".4~r"}]
 
 
 def _parts(seen: list[tuple[float, float]]) -> list[dict[str, Any]]:
@@ -60,11 +73,8 @@ def _parts(seen: list[tuple[float, float]]) -> list[dict[str, Any]]:
 
 
 def _shade(bands: list[dict[str, Any]], x: Spec) -> Spec:
-    return {
-        "data": {"values": bands},
-        "mark": {"type": "rect", "opacity": 0.22},
-        "encoding": {"x": x, "x2": {"field": "end"}, "color": {"field": "colour", "type": "nominal", "scale": None}, "tooltip": [{"field": "why", "title": "held back by"}]},
-    }  # fmt: skip
+    told = {"x": x, "x2": {"field": "end"}, "color": OWN_COLOUR, "tooltip": tips(why="held back by")}
+    return layer(bands, "rect", told, opacity=0.22)
 
 
 def _lanes(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Spec:
@@ -74,10 +84,12 @@ def _lanes(trace: Trace, bands: list[dict[str, Any]], x: Spec) -> Spec:
     ]
     ticks = [{"row": i, "x": at} for i, lane in enumerate(trace.lanes) for at in lane.rounds_s]
     timed: Spec = {**x, "axis": axis("seconds", tickCount=6)}
-    layers: list[Spec] = [
-        {"data": {"values": bars}, "mark": {"type": "bar", "height": 8, "yOffset": 7, "opacity": 0.3, "color": "var(--series-1)"}, "encoding": {"x": {}, "x2": {"field": "end"}, "tooltip": [{"field": "name", "title": "benchmark"}, {"field": "state", "title": "state"}]}},
-        {"data": {"values": ticks}, "mark": {"type": "tick", "thickness": 1, "size": 8, "yOffset": 7, "color": "var(--series-1)"}, "encoding": {"x": {}}},
-    ]  # fmt: skip
+    told = {"x": {}, "x2": {"field": "end"}, "tooltip": tips(name="benchmark", state="state")}
+    blue = {"color": "var(--series-1)"}
+    layers = [
+        layer(bars, "bar", told, height=8, opacity=0.3, **blue, **BELOW),
+        layer(ticks, "tick", {"x": {}}, thickness=1, size=8, **blue, **BELOW),
+    ]
     labels = [lane.label for lane in trace.lanes]
     names = [_names(trace, at_end=at_end) for at_end in (False, True)]
     drawn = rows_panel("When each benchmark ran", labels, layers, timed, names=names, in_time=bool(trace.samples))
@@ -92,12 +104,8 @@ def _names(trace: Trace, *, at_end: bool) -> Spec:
         for i, lane in enumerate(trace.lanes)
         if late[i] is at_end
     ]
-    align = {"align": "right" if at_end else "left", "baseline": "middle", "dy": -9, "limit": 300}
-    return {
-        "data": {"values": values},
-        "mark": {"type": "text", **align},
-        "encoding": {"x": {}, "text": {"field": "label"}},
-    }
+    side, named = "right" if at_end else "left", {"x": {}, "text": {"field": "label"}}
+    return layer(values, "text", named, align=side, baseline="middle", dy=-9, limit=300)
 
 
 def _told(trace: Trace) -> Grid:
