@@ -337,9 +337,9 @@ def test_a_fleet_is_scored_and_priced_from_parquet_holding_one_report_at_a_time(
     out, as_it_is, at_once = tmp_path / "fleet.parquet", parquet._report, list[int]()
     export(*two, out=out)
 
-    def report(rows: list[dict[str, Any]], where: str) -> Report:
+    def report(rows: Any, where: str, **how: bool) -> Report:
         at_once.append(len(rows))
-        return as_it_is(rows, where)
+        return as_it_is(rows, where, **how)
 
     monkeypatch.setattr(parquet, "_report", report)
     assert evidence.score(out) == evidence.score(*two) != ()
@@ -354,8 +354,9 @@ def test_a_row_that_was_changed_is_refused(tmp_path: Path, two: tuple[Report, Re
     out = tmp_path / "fleet.parquet"
     export(*two, out=out)
     table = pq.read_table(out)
-    at = table.schema.get_field_index("time_s")
-    pq.write_table(table.set_column(at, table.schema.field(at), pa.array([0.5] * len(table))), out)
+    at = table.schema.get_field_index("outcome")
+    faster = [row.replace(b'"high_s":2.7', b'"high_s":2.6') for row in table.column("outcome").to_pylist()]
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(faster, pa.binary())), out)
     with pytest.raises(ForgeryError, match="a row does not give the outcome that it names"):
         list(read(out))
     pq.write_table(table.drop_columns(["time_s"]), out)
