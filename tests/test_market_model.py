@@ -534,7 +534,7 @@ def test_a_setting_is_chosen_by_what_is_said_of_prices_left_out() -> None:
     rng = np.random.default_rng(5)
     half = rng.normal(size=(9, 9))
     covariance, y, keys = half @ half.T + np.eye(9), rng.normal(size=9), list("aabbbccdd")
-    found = errors_left_out(np.linalg.inv(covariance), y, keys)
+    found = errors_left_out(np.asarray(np.linalg.inv(covariance), dtype=np.float64), y, keys)
     for key in set(keys):
         out = np.array([k == key for k in keys])
         told = covariance[np.ix_(out, ~out)] @ np.linalg.solve(covariance[np.ix_(~out, ~out)], y[~out])

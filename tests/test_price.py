@@ -22,7 +22,7 @@ from test_scoring import GIB, failed, gemm, gpu, on_cpu, report, stream
 
 from harness import codec
 from harness.errors import ForgeryError, MisuseError
-from harness.model import Quote, Record, Report
+from harness.model import Outcome, Quote, Record, Report
 from harness.scoring import Costs, Deal, Profile, load_profile, price, recompute
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
@@ -176,6 +176,23 @@ def test_the_order_of_results_and_of_files_changes_nothing() -> None:
     turned = replace(own, outcomes=own.outcomes[::-1], seal=replace(own.seal, outcomes=own.seal.outcomes[::-1]))
     one, other = ask(own, history=past), ask(turned, history=past[::-1] + past[:1])
     assert one == other
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 12), st.integers(0, 12), share)
+def test_how_long_a_run_was_and_in_what_it_was_counted_changes_nothing(more: int, other: int, a: float) -> None:
+    """A rate is work over time: 2^k times the work in 2^k times the time is the same rate, to the bit."""
+
+    def run(outcome: Outcome, k: int) -> Outcome:
+        m = outcome.measurement
+        assert m
+        times = {name: getattr(m.interval, name) * 2**k for name in ("low_s", "high_s")}
+        work = replace(m.work, flops=m.work.flops << k, bytes_moved=m.work.bytes_moved << k)
+        return replace(outcome, measurement=replace(m, work=work, interval=replace(m.interval, **times)))
+
+    own = node(FP16 * a, FP32 * a, MEM * a)
+    longer = tuple(run(outcome, k) for outcome, k in zip(own.outcomes, (more, other, more), strict=True))
+    assert ask(replace(own, outcomes=longer)) == ask(own)
 
 
 @given(st.integers(1, 10**9), st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
@@ -553,5 +570,5 @@ def test_a_t4_is_never_above_a_4090() -> None:
     t4 = node(52e12, 7.2e12, 0.26e12, device=gpu("Tesla T4", memory_gib=15))
     rtx = node(148e12, 56e12, 0.94e12, device=gpu("NVIDIA GeForce RTX 4090", memory_gib=24))
     for segment in ("hyperscaler", "neocloud", "marketplace"):
-        cheap, dear = (usd(own, market=None, deal=Deal(segment=segment)) for own in (t4, rtx))  # type: ignore[arg-type]
+        cheap, dear = (usd(own, market=None, deal=Deal(segment=segment)) for own in (t4, rtx))
         assert cheap < dear

@@ -180,12 +180,12 @@ def _low(rate: Rate) -> tuple[float, str]:
     return rate.low_per_s, rate.evidence
 
 
-def _standing(rule: _Rule, found: Sequence[_Judged]) -> list[_Judged]:
+def _standing(rule: _Rule, found: list[_Judged]) -> list[_Judged]:
     """Return the results that stand for a class: sustained ones where there are any, for these are what a customer gets.
 
     The largest size is sought among all results, bad ones too: a bad result in memory must not promote one in a cache.
     """
-    fitting = list(found)
+    fitting = found
     for name, value in rule.where.items():
         fitting = [j for j in fitting if j.params.get(name) == value]
     if len(fitting) > 1:

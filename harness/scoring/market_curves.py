@@ -46,8 +46,10 @@ class _Mix:
 
 
 def _value(x: float, slope: float, steps: tuple[tuple[float, float], ...], width: float) -> float:
-    # Knots lie within 300 widths of the middle: beyond 340 of them, each step is as good as done, or not begun.
-    decay = math.exp(min(max(-x / width, -340.0), 340.0))
+    try:
+        decay = math.exp(-x / width)
+    except OverflowError:
+        decay = math.inf  # far below all knots: no step is begun
     total = slope * x
     for weight, knot in steps:
         total += weight / (1 + knot * decay)
