@@ -347,6 +347,17 @@ def test_a_fleet_is_scored_and_priced_from_parquet_holding_one_report_at_a_time(
     assert at_once == [8, 4] * 2
 
 
+def test_a_price_from_parquet_is_that_of_the_whole_outcome_where_the_fast_end_is_a_raw_time(tmp_path: Path) -> None:
+    """Raw times are passed over where a price is asked for, but where noise pushed an interval's fast end down to zero."""
+    open_ended = on("a", (card(0), [copy(card(0), 1e12, power_w=100.0, low_s=0.0), gemm(1e12, device=card(0))]))
+    out = tmp_path / "fleet.parquet"
+    export(open_ended, out=out)
+    (whole,), (short,) = read(out), read(out, for_price=True)
+    assert whole.outcomes[0] == short.outcomes[0]
+    assert not hasattr(short.outcomes[1].measurement, "rounds")
+    assert evidence.quote(out) == evidence.quote(open_ended) != ()
+
+
 def test_a_row_that_was_changed_is_refused(tmp_path: Path, two: tuple[Report, Report]) -> None:
     import pyarrow as pa
     from pyarrow import parquet as pq
