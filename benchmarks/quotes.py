@@ -69,7 +69,8 @@ def result(device: Device, name: str, kind: str, rate: float, luck: float) -> Ou
     )
     times = [r.times_s for r in rounds]
     centre, low, high = stats.interval(stats.medians(times), stats.step(times))
-    held = measured(name, work[0], work[1], device=device, power_w=600.0, **work[2]).measurement  # type: ignore[arg-type]
+    watts = 600.0 * luck * (1 + len(name) / 97)  # no two cards alike, so that nothing is remembered of another one
+    held = measured(name, work[0], work[1], device=device, power_w=watts, **work[2]).measurement  # type: ignore[arg-type]
     if held is None:
         raise TypeError(name)
     interval = Interval(low_s=max(low, min(map(min, times))), high_s=high, confidence_fraction=stats.CONFIDENCE)
@@ -79,7 +80,9 @@ def result(device: Device, name: str, kind: str, rate: float, luck: float) -> Ou
 def node(at: int) -> Report:
     cards = [card(at, slot) for slot in range(CARDS)]
     outcomes = tuple(
-        result(c, *point, luck=1 - (at * CARDS + i) % 97 / 1000) for i, c in enumerate(cards) for point in POINTS
+        result(c, *point, luck=1 - (at * CARDS + i) * 0.6180339887 % 1 / 10)
+        for i, c in enumerate(cards)
+        for point in POINTS
     )
     whole = replace(
         report(*outcomes, device=cards[0]),

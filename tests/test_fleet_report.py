@@ -337,14 +337,25 @@ def test_a_fleet_is_scored_and_priced_from_parquet_holding_one_report_at_a_time(
     out, as_it_is, at_once = tmp_path / "fleet.parquet", parquet._report, list[int]()
     export(*two, out=out)
 
-    def report(rows: list[dict[str, Any]], where: str) -> Report:
+    def report(rows: Any, where: str, **how: bool) -> Report:
         at_once.append(len(rows))
-        return as_it_is(rows, where)
+        return as_it_is(rows, where, **how)
 
     monkeypatch.setattr(parquet, "_report", report)
     assert evidence.score(out) == evidence.score(*two) != ()
     assert evidence.quote(out, two[0]) == evidence.quote(*two, two[0]) != ()
     assert at_once == [8, 4] * 2
+
+
+def test_a_price_from_parquet_is_that_of_the_whole_outcome_where_the_fast_end_is_a_raw_time(tmp_path: Path) -> None:
+    """Raw times are passed over where a price is asked for, but where noise pushed an interval's fast end down to zero."""
+    open_ended = on("a", (card(0), [copy(card(0), 1e12, power_w=100.0, low_s=0.0), gemm(1e12, device=card(0))]))
+    out = tmp_path / "fleet.parquet"
+    export(open_ended, out=out)
+    (whole,), (short,) = read(out), read(out, for_price=True)
+    assert whole.outcomes[0] == short.outcomes[0]
+    assert not hasattr(short.outcomes[1].measurement, "rounds")
+    assert evidence.quote(out) == evidence.quote(open_ended) != ()
 
 
 def test_a_row_that_was_changed_is_refused(tmp_path: Path, two: tuple[Report, Report]) -> None:
@@ -354,8 +365,9 @@ def test_a_row_that_was_changed_is_refused(tmp_path: Path, two: tuple[Report, Re
     out = tmp_path / "fleet.parquet"
     export(*two, out=out)
     table = pq.read_table(out)
-    at = table.schema.get_field_index("time_s")
-    pq.write_table(table.set_column(at, table.schema.field(at), pa.array([0.5] * len(table))), out)
+    at = table.schema.get_field_index("outcome")
+    faster = [row.replace(b'"high_s":2.7', b'"high_s":2.6') for row in table.column("outcome").to_pylist()]
+    pq.write_table(table.set_column(at, table.schema.field(at), pa.array(faster, pa.binary())), out)
     with pytest.raises(ForgeryError, match="a row does not give the outcome that it names"):
         list(read(out))
     pq.write_table(table.drop_columns(["time_s"]), out)

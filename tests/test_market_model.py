@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import random
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -23,14 +25,15 @@ from hypothesis import strategies as st
 from harness.cli import cli
 from harness.errors import FailureError, MisuseError
 from harness.fitting import cells, refresh
-from harness.fitting.backtest import SPLITS, Backtest, _covered, _folds, _quantile, backtest
+from harness.fitting.backtest import SPLITS, Backtest, _ahead, _covered, _folds, _quantile, backtest
 from harness.fitting.baselines import BASELINES
+from harness.fitting.choice import errors_left_out, mean_error
 from harness.fitting.fit import as_json, fit
 from harness.fitting.offers import Offer, Origin, read_offers
 from harness.fitting.order import in_order, pairs
 from harness.render.backtest import backtest_markdown
 from harness.scoring.anchor import IndexPrint
-from harness.scoring.market_document import Segment
+from harness.scoring.market_document import Document, Segment
 from harness.scoring.market_model import Features, MarketModel
 from harness.scoring.sheets import find_sheet, sheets
 from harness.scoring.tables import table
@@ -130,6 +133,41 @@ def test_a_falling_curve_is_refused() -> None:
     document = copy.deepcopy(dict(table("market_model")))
     document["curves"][3]["weight"] = -0.01
     with pytest.raises(MisuseError, match="curve 3 falls"):
+        MarketModel.from_json(document)
+
+
+def slowly(document: Document, segment: Segment, at: dict[str, float]) -> float:
+    """Return the sum of the curves by their definition."""
+    total = 0.0
+    for curve in document.curves:
+        if curve.segment in {None, segment}:
+            x = math.fsum(share * at[name] for name, share in curve.on.items())
+            total += curve.weight * (
+                x if curve.knot is None else 1 / (1 + math.exp((curve.knot - x) / document.curve_width))
+            )
+    return total
+
+
+@pytest.mark.parametrize("segment", SEGMENTS)
+def test_what_a_rate_adds_is_its_average_over_all_orders(segment: Segment) -> None:
+    d, rng = MODEL.document, random.Random(7)  # noqa: S311 - no secret
+    for _ in range(20):
+        at = {name: rng.uniform(-4, 4) for name in d.axes}
+        found = MODEL._curves[segment].parts(at)
+        for name in d.axes:
+            steps = []
+            for order in itertools.permutations(d.axes):
+                before = {n: at[n] if order.index(n) < order.index(name) else 0.0 for n in d.axes}
+                steps.append(slowly(d, segment, before | {name: at[name]}) - slowly(d, segment, before))
+            assert found[name] == pytest.approx(math.fsum(steps) / len(steps), abs=1e-12)
+        assert MODEL._curves[segment].base == pytest.approx(slowly(d, segment, dict.fromkeys(d.axes, 0.0)), abs=1e-12)
+
+
+def test_a_knot_that_cannot_be_computed_with_is_refused() -> None:
+    document = copy.deepcopy(dict(table("market_model")))
+    step = next(curve for curve in document["curves"] if curve["knot"] is not None)
+    step["knot"] = 1e4
+    with pytest.raises(MisuseError, match=r"the knot of curve \d+ is 10000.0, more than 300 times the width"):
         MarketModel.from_json(document)
 
 
@@ -480,6 +518,47 @@ def test_nothing_that_is_left_out_enters_a_fold() -> None:
             assert not {key(c) for c in out} & {key(c) for c in known}
             asked += len(out)
         assert asked == len(cells.current(SNAPSHOT))
+
+
+def test_a_seller_is_left_out_with_all_that_its_company_sells() -> None:
+    """RunPod lists its secure and its community cloud: who has seen the prices of the one has seen the other."""
+    folds = {group: (out, known) for group, out, known in _folds(SNAPSHOT, "unseen seller")}
+    assert "runpod-community" not in folds
+    out, known = folds["runpod"]
+    assert {c.provider for c in out} == {"runpod", "runpod-community"}
+    assert not {c.provider for c in known} & {"runpod", "runpod-community"}
+
+
+def test_a_setting_is_chosen_by_what_is_said_of_prices_left_out() -> None:
+    """Against the long way: the mean of a normal given the others."""
+    rng = np.random.default_rng(5)
+    half = rng.normal(size=(9, 9))
+    covariance, y, keys = half @ half.T + np.eye(9), rng.normal(size=9), list("aabbbccdd")
+    found = errors_left_out(np.asarray(np.linalg.inv(covariance), dtype=np.float64), y, keys)
+    for key in set(keys):
+        out = np.array([k == key for k in keys])
+        told = covariance[np.ix_(out, ~out)] @ np.linalg.solve(covariance[np.ix_(~out, ~out)], y[~out])
+        assert found[out] == pytest.approx(y[out] - told, abs=1e-9)
+    assert mean_error(covariance, y, [keys], np.ones(9, dtype=bool)) == pytest.approx(abs(found).mean())
+
+
+def test_the_split_in_time_knows_nothing_of_today() -> None:
+    some = tuple(c for c in SNAPSHOT.cells if c.provider in {"vastai", "lium", "hyperstack"})
+    dearer = tuple(
+        c
+        if cells.era_of(cells.months_before(SNAPSHOT.as_of, c.date))
+        else replace(c, usd_per_gpu_hour=c.usd_per_gpu_hour * 100)
+        for c in some
+    )
+    now, then = (
+        next(iter(_ahead(replace(SNAPSHOT, cells=found), None, {}, MODEL.document.widths))) for found in (some, dearer)
+    )
+    assert now.asked == then.asked == len(cells.current(replace(SNAPSHOT, cells=some)))
+    # A price a hundred times as high, told as before: all of the error but a hundredth of what was told.
+    assert then.median_error_fraction == pytest.approx(0.99, abs=0.01)
+    assert now.median_error_fraction is not None
+    assert now.median_error_fraction < 0.5
+    assert then.covered_fraction == 0
 
 
 def test_no_price_that_was_paid_is_among_the_shipped_ones() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import date
-from decimal import Decimal
+from decimal import Context, Decimal
 from math import factorial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,11 @@ from test_scoring import GIB, failed, gemm, gpu, on_cpu, report, stream
 
 from harness import codec
 from harness.errors import ForgeryError, MisuseError
-from harness.model import Quote, Record, Report
+from harness.model import Outcome, Quote, Record, Report
 from harness.scoring import Costs, Deal, Profile, load_profile, price, recompute
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
-from harness.scoring.exact import shared_out
+from harness.scoring.exact import exponential, shared_out
 from harness.scoring.reliability import record_of, reliability, steadiness, useful_share
 
 if TYPE_CHECKING:
@@ -175,6 +176,23 @@ def test_the_order_of_results_and_of_files_changes_nothing() -> None:
     turned = replace(own, outcomes=own.outcomes[::-1], seal=replace(own.seal, outcomes=own.seal.outcomes[::-1]))
     one, other = ask(own, history=past), ask(turned, history=past[::-1] + past[:1])
     assert one == other
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 12), st.integers(0, 12), share)
+def test_how_long_a_run_was_and_in_what_it_was_counted_changes_nothing(more: int, other: int, a: float) -> None:
+    """A rate is work over time: 2^k times the work in 2^k times the time is the same rate, to the bit."""
+
+    def run(outcome: Outcome, k: int) -> Outcome:
+        m = outcome.measurement
+        assert m
+        times = {name: getattr(m.interval, name) * 2**k for name in ("low_s", "high_s")}
+        work = replace(m.work, flops=m.work.flops << k, bytes_moved=m.work.bytes_moved << k)
+        return replace(outcome, measurement=replace(m, work=work, interval=replace(m.interval, **times)))
+
+    own = node(FP16 * a, FP32 * a, MEM * a)
+    longer = tuple(run(outcome, k) for outcome, k in zip(own.outcomes, (more, other, more), strict=True))
+    assert ask(replace(own, outcomes=longer)) == ask(own)
 
 
 @given(st.integers(1, 10**9), st.lists(st.integers(0, 10**9), min_size=1, max_size=20))
@@ -334,6 +352,38 @@ print(hashlib.sha256(codec.encode(ask(node(123e12, 45e12, 0.987e12)))).hexdigest
 """
 
 
+# Of forty quotes, made by the code of 2026-11-25, before any of it was made fast. It changes where a price, a reason or a line changes.
+SLOW_DIGEST = "700357eb915c8b50127b48e3445920b980d559731faecd5573551e8c5f5d9560"
+
+
+def test_prices_are_those_of_the_slow_way_to_the_byte() -> None:
+    deals = (
+        Deal(),
+        Deal(segment="hyperscaler", spot=True, term_s=86400 * 200, congestion=Decimal("1.3")),
+        Deal(segment="neocloud", at=date(2027, 3, 1)),
+    )
+    found = hashlib.sha256()
+    for at in range(40):
+        scale = 1 - at / 50
+        rates = FP16 * scale * 0.987654321, FP32 * scale**2, MEM * (1 + at / 70) * 0.123456789
+        own = node(*rates, device=(H100, STRANGER)[at % 2])
+        made = ask(
+            own,
+            deal=deals[at % 3],
+            profile=("general", "decode")[at % 2],
+            costs=Costs(electricity_usd_per_kwh=Decimal(at) / 10) if at % 4 else None,
+            history=[own] if at % 5 else [],
+        )
+        found.update(codec.encode(replace(made, digests={})))  # tables may be made anew
+    assert found.hexdigest() == SLOW_DIGEST
+
+
+@given(st.decimals(-30, 30, places=9) | st.decimals(-30, 30, places=14))
+def test_a_power_of_e_put_together_of_parts_is_the_power(log: Decimal) -> None:
+    exact = log.exp(Context(prec=60))
+    assert abs(exponential(log) / exact - 1) < Decimal("1e-38")
+
+
 def test_another_process_gives_the_same_bytes() -> None:
     """With other hashes of strings, which orders of sets would show."""
     paths = [str(ROOT / "tests"), str(ROOT), *(p for p in sys.path if "site-packages" in p)]
@@ -354,15 +404,21 @@ from harness.scoring.auction import Bounds, Order, clear
 from harness.scoring.breakdown import shapley
 from harness.scoring.controller import AT_REST, stepped
 from harness.scoring.cycles import harmonic_speed
-from harness.scoring.exact import decimal_of, fraction_of, precise, rounded, shared_out
+from harness.scoring.exact import decimal_of, exponential, fraction_of, precise, rounded, shared_out
+from harness.scoring.market_curves import Curves
+from harness.scoring.market_document import Curve
 from harness.scoring.token import Observation, Source, amount_of, buffer_fraction, token_rate
 said = []
 with precise():
     logs = [decimal_of(x / 7).quantize(Decimal("1e-9")) for x in range(-9, 9)]
-    factors = {{str(i): log.exp() for i, log in enumerate(logs)}}
+    factors = {{str(i): exponential(log) for i, log in enumerate(logs)}}
     parts = shapley(Decimal("0.6"), factors)
     total = (Decimal("0.6") + sum(parts.values())).quantize(Decimal("1e-6"))
     said += [parts, shared_out(total, parts | {{"base": Decimal("0.6")}})]
+steps = [Curve(on={{"a": 0.7, "b": 0.7}}, weight=0.1 + i / 7, knot=i / 3) for i in range(6)]
+model = types.SimpleNamespace(axes={{"a": 0, "b": 0}}, curves=(Curve(on={{"a": 1.0}}, weight=0.3), *steps), curve_width=0.7)
+parts = Curves(model, "neocloud").parts({{"a": 0.123, "b": -1.7}})
+said.append([decimal_of(x).quantize(Decimal("1e-9")) for x in parts.values()])  # as `worth` takes them
 shares = {{"a": Fraction(1, 3), "b": Fraction(2, 3)}}
 said.append(rounded(harmonic_speed(shares, {{"a": fraction_of(0.1), "b": fraction_of(1e-300)}})))
 seen = tuple(Observation(at_s=60 * t, usd_per_token=Decimal(9000 + t) / 77) for t in range(40))
@@ -496,3 +552,23 @@ def test_the_shipped_model_knows_that_a_5090_is_dearer_than_a_4090() -> None:
     }
     older, newer = (usd(node(*r[:3], device=gpu(n, memory_gib=r[3])), market=None) for n, r in rtx.items())
     assert newer > older
+
+
+def test_an_h200_is_worth_more_than_an_h100_for_decode_and_hardly_for_prefill() -> None:
+    """Its compute is the same. A table in use scores an H100 at 80 % of it for its TFLOP/s, which were counted with sparsity."""
+    h200 = gpu("NVIDIA H200", memory_gib=141)
+    asked = {"H100": node(), "H200": node(FP16, FP32, 4.2e12, device=h200)}
+    for profile, least, most in (("decode", "1.25", "1.40"), ("prefill", "1.00", "1.08")):
+        made = {name: shipped(own, profile=profile) for name, own in asked.items()}
+        speeds = {name: Decimal(own.cycles_per_s or 0) for name, own in made.items()}
+        assert Decimal(least) < speeds["H200"] / speeds["H100"] < Decimal(most)
+        assert made["H200"].price_usd_per_hour > made["H100"].price_usd_per_hour  # type: ignore[operator]
+
+
+def test_a_t4_is_never_above_a_4090() -> None:
+    """A score in use gives it 1.2 of one."""
+    t4 = node(52e12, 7.2e12, 0.26e12, device=gpu("Tesla T4", memory_gib=15))
+    rtx = node(148e12, 56e12, 0.94e12, device=gpu("NVIDIA GeForce RTX 4090", memory_gib=24))
+    for segment in ("hyperscaler", "neocloud", "marketplace"):
+        cheap, dear = (usd(own, market=None, deal=Deal(segment=segment)) for own in (t4, rtx))
+        assert cheap < dear

@@ -618,6 +618,7 @@ MONEY = (
 DOORS = {"exact"}  # where a measured float becomes exact
 NO_MONEY = {
     "anchor",
+    "brief",
     "capability",
     "consensus",
     "evidence",

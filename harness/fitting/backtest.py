@@ -2,33 +2,32 @@
 
 Covers: nothing about what is left out enters the fit, the sheets of cards aside; an older price of the same cell is left out with it.
 Intervals are judged by what was left out elsewhere: the half-width that a prediction gets is a quantile of the errors on other groups.
-Does not cover: the choice of the settings, which were set by hand and looked at with this very table; docs/pricing.md says what that is worth.
+A split in time asks for today's prices of a model that ends months before. What a fit chooses, it chooses inside each fold.
+Does not cover: the choice of the other settings, which were set by hand and looked at with this very table; docs/pricing.md says what that is worth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from statistics import fmean, median
 
 from harness.fitting.baselines import BASELINES, Baseline
-from harness.fitting.cells import Cell, Snapshot, current, shipped_snapshot
+from harness.fitting.cells import GROUPS, Cell, Snapshot, current, era_of, months_before, shipped_snapshot
 from harness.fitting.fit import Settings, fit
 from harness.scoring.market_document import Widths
 from harness.scoring.market_model import MarketModel
-from harness.scoring.sheets import sheets
 
-__all__ = ["SPLITS", "Backtest", "Line", "backtest", "refit"]
+__all__ = ["AHEAD", "SPLITS", "Backtest", "Line", "backtest", "refit"]
 
 OURS, BLEND = "ours", "ridge and boosting, half each"
 SPLITS: Mapping[str, Callable[[Cell], str]] = {
-    "unseen card": lambda cell: cell.card,
-    "unseen seller": lambda cell: cell.provider,
-    "unseen architecture": lambda cell: sheets()[cell.card].architecture,
+    **{f"unseen {name}": key for name, key in GROUPS.items()},
     "unseen cell": lambda cell: f"{cell.provider} {cell.card}",
 }
+AHEAD = "months ahead"  # not a group: the prices of today by those of the eras before
 _PARTS = 40  # the cells are left out a fortieth at a time: one at a time gives the same, and takes five times as long
 _CONFIDENCE = 0.8
 _NEAR = 0.25
@@ -68,7 +67,7 @@ def backtest(
     snapshot: Snapshot | None = None,
     *,
     settings: Settings | None = None,
-    splits: Iterable[str] = tuple(SPLITS),
+    splits: Iterable[str] = (*SPLITS, AHEAD),
     baselines: Mapping[str, Baseline] = BASELINES,
 ) -> Backtest:
     """Leave out and predict, for each split, with the model and with each baseline, in one run.
@@ -77,14 +76,12 @@ def backtest(
         MisuseError: scikit-learn is not installed.
     """
     snapshot = snapshot or shipped_snapshot()
-    errors = {split: _errors(snapshot, split, settings, baselines) for split in splits}
-    lines = tuple(_line(split, name, found) for split, by_model in errors.items() for name, found in by_model.items())
-    return Backtest(
-        as_of=snapshot.as_of,
-        cells=len(current(snapshot)),
-        lines=lines,
-        widths=_widths({split: by_model[OURS] for split, by_model in errors.items()}),
-    )
+    errors = {split: _errors(snapshot, split, settings, baselines) for split in splits if split != AHEAD}
+    lines = [_line(split, name, found) for split, by_model in errors.items() for name, found in by_model.items()]
+    widths = _widths({split: by_model[OURS] for split, by_model in errors.items()})
+    if AHEAD in splits:
+        lines += _ahead(snapshot, settings, baselines, widths)
+    return Backtest(as_of=snapshot.as_of, cells=len(current(snapshot)), lines=tuple(lines), widths=widths)
 
 
 def refit(snapshot: Snapshot | None = None, *, settings: Settings | None = None) -> tuple[MarketModel, Backtest]:
@@ -95,24 +92,62 @@ def refit(snapshot: Snapshot | None = None, *, settings: Settings | None = None)
 
 
 def _errors(snapshot: Snapshot, split: str, settings: Settings | None, baselines: Mapping[str, Baseline]) -> Errors:
-    found: Errors = {OURS: [], **{name: [] for name in baselines}}
-    both = {"ridge", "monotone boosting"} <= set(baselines)
-    if both:
-        found[BLEND] = []
+    found: Errors = {}
     for group, asked, known in _folds(snapshot, split):
-        model = fit(snapshot, known, settings)
-        answers = {OURS: [_predicted(model, cell) for cell in asked]}
-        fresh = current(replace(snapshot, cells=tuple(known)))
-        answers |= {name: baseline(fresh, asked) for name, baseline in baselines.items()}
-        if both:
-            pairs = zip(answers["ridge"], answers["monotone boosting"], strict=True)
-            answers[BLEND] = [(a + b) / 2 for a, b in pairs if a is not None and b is not None]
-        for name, logs in answers.items():
-            truths = (math.log(cell.usd_per_gpu_hour) for cell in asked)
-            found[name] += [
-                (group, None if log is None else log - truth) for log, truth in zip(logs, truths, strict=True)
-            ]
+        for name, errors in _errors_of(snapshot, asked, fit(snapshot, known, settings), known, baselines).items():
+            found.setdefault(name, []).extend((group, error) for error in errors)
     return found
+
+
+def _errors_of(
+    snapshot: Snapshot,
+    asked: Sequence[Cell],
+    model: MarketModel,
+    known: Sequence[Cell],
+    baselines: Mapping[str, Baseline],
+) -> dict[str, list[float | None]]:
+    """Return the log errors of our model and of each baseline on prices, all of whom know the same other ones."""
+    fresh = current(replace(snapshot, cells=tuple(known)))
+    answers = {OURS: [_predicted(model, cell) for cell in asked]}
+    answers |= {name: baseline(fresh, asked) for name, baseline in baselines.items()}
+    if {"ridge", "monotone boosting"} <= set(baselines):
+        pairs = zip(answers["ridge"], answers["monotone boosting"], strict=True)
+        answers[BLEND] = [(a + b) / 2 for a, b in pairs if a is not None and b is not None]
+    truths = [math.log(cell.usd_per_gpu_hour) for cell in asked]
+    return {
+        name: [None if log is None else log - truth for log, truth in zip(logs, truths, strict=True)]
+        for name, logs in answers.items()
+    }
+
+
+def _ahead(
+    snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str, Baseline], widths: Widths
+) -> Iterator[Line]:
+    """Yield the lines of a split in time: today's prices by a model of the eras before, which knows nothing of what came since.
+
+    The interval is the one that a model that old would have given for today. Kinds of seller that were not priced then are not asked.
+    """
+    past = [c for c in snapshot.cells if era_of(months_before(snapshot.as_of, c.date))]
+    as_of = max((c.date for c in past if c.exact_date), default="")
+    known = [c for c in past if c.date <= as_of]
+    asked = [c for c in current(snapshot) if c.segment in {k.segment for k in known}]
+    if not asked:
+        return
+    then = replace(snapshot, as_of=as_of, cells=tuple(known))
+    model = fit(then, known, settings, widths)
+    today = date.fromisoformat(snapshot.as_of)
+    held, factors = [], []
+    for cell in asked:
+        features = model.features_of(cell.card)
+        told = features and model.estimate(
+            features, segment=cell.segment, provider=cell.provider, gpu_name=cell.card, at=today
+        )
+        if told and told.low is not None and told.high is not None:
+            held.append(told.low <= math.log(cell.usd_per_gpu_hour) <= told.high)
+            factors.append(math.exp((told.high - told.low) / 2))
+    for name, errors in _errors_of(then, asked, model, known, baselines).items():
+        line = _line(AHEAD, name, [("", error) for error in errors])
+        yield replace(line, covered_fraction=fmean(held), interval_factor=median(factors)) if name == OURS else line
 
 
 def _folds(snapshot: Snapshot, split: str) -> Iterable[tuple[str, list[Cell], list[Cell]]]:
@@ -137,7 +172,7 @@ def _predicted(model: MarketModel, cell: Cell) -> float | None:
 def _line(split: str, model: str, errors: Sequence[tuple[str, float | None]]) -> Line:
     known = [(group, error) for group, error in errors if error is not None]
     relative = [abs(math.expm1(error)) for _, error in known]
-    covered = _covered(known) if model == OURS else None
+    covered = _covered(known) if model == OURS and len({group for group, _ in known}) > 1 else None
     return Line(
         split=split,
         model=model,

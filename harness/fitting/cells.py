@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -27,9 +27,11 @@ from harness.scoring.tables import table
 
 __all__ = [
     "ERAS_MONTHS",
+    "GROUPS",
     "Cell",
     "Snapshot",
     "cells_of",
+    "company_of",
     "era_of",
     "months_before",
     "read_snapshot",
@@ -38,6 +40,7 @@ __all__ = [
 
 ERAS_MONTHS = {"": 0.0, "3 to 9 months before": 3.0, "9 to 15 months before": 9.0}
 _OLDEST_MONTHS = 15.0
+_COMPANIES = {"runpod-community": "runpod"}  # sellers of one company: who has seen the one has seen the other
 _ALONE = math.log(5)  # an offer this far from all others of its card and kind of seller is a mistake or bait
 
 
@@ -54,6 +57,19 @@ class Cell:
     offer_count: int
     kinds: tuple[str, ...]
     sources: tuple[str, ...]
+
+
+def company_of(provider: str) -> str:
+    """Return the company behind a seller: where it is left out, all of its sellers are."""
+    return _COMPANIES.get(provider, provider)
+
+
+# What a price is left out with, to see what is said of it unseen.
+GROUPS: Mapping[str, Callable[[Cell], str]] = {
+    "card": lambda cell: cell.card,
+    "seller": lambda cell: company_of(cell.provider),
+    "architecture": lambda cell: sheets()[cell.card].architecture,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

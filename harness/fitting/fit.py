@@ -2,9 +2,10 @@ r"""Fit the market model: rising curves with non-negative weights, and crossed e
 
     log p = P w + Z u + e,    w >= 0,    w, u ~ normal with the standard deviations of `Settings`,    e ~ Student's t
 
-The effects u (kind of seller, class, launch, drift, seller, name, seller by era, name by era) are marginalised: with V = Z D Z' + noise,
+The effects u (kind of seller, class, launch, drift, seller, seller by class, name, seller by era, name by era) are marginalised: with V = Z D Z' + noise,
 the weights are non-negative least squares of V^-1/2 y on V^-1/2 P with a ridge, and the effects follow as D Z' V^-1 (y - P w): each is shrunk
-by how few prices it rests on. Student's t is fitted by reweighting, so that a wild ask pulls little. Last, the effects of names are moved by as
+by how few prices it rests on. Student's t is fitted by reweighting, so that a wild ask pulls little. How much sellers differ by class of
+card is chosen among a few values, in each fit anew, by sellers, cards and architectures left out of the prices that it is given. Last, the effects of names are moved by as
 little as is needed so that no card is dearer than one of its class that is at least as good in every rate.
 """
 
@@ -13,13 +14,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.codec import plain
-from harness.fitting.cells import ERAS_MONTHS, Cell, Snapshot, era_of, months_before
+from harness.fitting.cells import ERAS_MONTHS, GROUPS, Cell, Snapshot, era_of, months_before
+from harness.fitting.choice import mean_error
 from harness.scoring.market_document import SCHEMA, Axis, Card, Curve, Document, Drift, Segment, Seller, Widths
 from harness.scoring.market_model import MarketModel
 from harness.scoring.sheets import Sheet, find_sheet, sheets
@@ -67,6 +69,7 @@ class Settings:
     drift_of_class: float = 0.1
     drift_of_segment: float = 0.1
     seller: float = 0.35
+    seller_class: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3)  # of these, each fit chooses
     seller_era: float = 0.15
     name: float = 0.12
     name_era: float = 0.1
@@ -135,12 +138,15 @@ class _Fit:
         self.noise = settings.noise**2 * older * lowest
         self.axes = _axes({c.card for c in cells})
         self.curves = list(_shapes(self.axes, sorted({c.card for c in cells}), settings))
+        self.design = _design(self.curves, self.sheets, self.axes, [c.segment for c in cells], settings)
         self.groups = self._groups()
 
     def model(self, widths: Widths) -> MarketModel:
         import numpy as np
 
-        weights, a = self._solve()
+        weights, a, trust = self._solve()
+        self._choose(weights, trust)
+        weights, a, _ = self._solve()
         effects = {
             name: dict(zip(g.keys, g.variance * (g.columns.T @ a), strict=True)) for name, g in self.groups.items()
         }
@@ -148,16 +154,35 @@ class _Fit:
         document = self._document(centre, weights, effects, widths)
         return MarketModel.from_json(plain(document))
 
-    def _solve(self) -> tuple[Array, Array]:
-        """Return the curves' weights, and V^-1 of what they leave."""
+    def _choose(self, weights: Array, trust: Array) -> None:
+        """Choose how much sellers differ by class of card: the least that errs least where sellers, cards or architectures are left out."""
+        import numpy as np
+
+        p = self.design[:, weights > 0]
+        group, y = self.groups.pop("seller class"), self.logs - self.logs.mean()
+        rest = self._covariance() + p @ p.T
+        rest[np.diag_indices_from(rest)] += self.noise / trust
+        keys = [[key(cell) for cell in self.cells] for key in GROUPS.values()]
+        now = np.array([era == "" for era in self.eras])
+        errors = {
+            deviation: round(mean_error(rest + deviation**2 * (group.columns @ group.columns.T), y, keys, now), 6)
+            for deviation in self.s.seller_class
+        }
+        self.groups["seller class"] = replace(group, variance=min(errors, key=lambda d: (errors[d], d)) ** 2)
+
+    def _covariance(self) -> Array:
+        """Return the covariance of the prices by their effects, without noise."""
+        import numpy as np
+
+        return _BROAD + sum((g.variance * (g.columns @ g.columns.T) for g in self.groups.values()), np.zeros((1, 1)))
+
+    def _solve(self) -> tuple[Array, Array, Array]:
+        """Return the curves' weights, V^-1 of what they leave, and how far each price is trusted."""
         import numpy as np
         from scipy.linalg import cho_solve, cholesky, solve_triangular
         from scipy.optimize import nnls
 
-        p = _design(self.curves, self.sheets, self.axes, [c.segment for c in self.cells], self.s)
-        covariance = _BROAD + sum(
-            (g.variance * (g.columns @ g.columns.T) for g in self.groups.values()), np.zeros((1, 1))
-        )
+        p, covariance = self.design, self._covariance()
         y, trust = self.logs - self.logs.mean(), np.ones(len(self.cells))
         ridge, zeros = np.eye(p.shape[1]), np.zeros(p.shape[1])
         for _ in range(6):
@@ -168,7 +193,7 @@ class _Fit:
             left = y - p @ weights - covariance @ a
             nu = self.s.degrees_of_freedom
             trust = (nu + 1) / (nu + left**2 / self.noise)
-        return weights, a
+        return weights, a, trust
 
     def _groups(self) -> dict[str, _Group]:
         import numpy as np
@@ -189,6 +214,7 @@ class _Fit:
             "drift class": _group(classes, ages, s.drift_of_class),
             "drift segment": _group(kinds, ages, s.drift_of_segment),
             "seller": _group(sellers, one, s.seller),
+            "seller class": _group(list(zip(sellers, classes, strict=True)), one, s.seller_class[0]),
             "seller era": _group(list(zip(sellers, self.eras, strict=True)), past, s.seller_era),
             "name": _group(names, one, s.name),
             "name era": _group(list(zip(names, self.eras, strict=True)), past, s.name_era),
@@ -246,6 +272,7 @@ class _Fit:
                 effect=_round(effect),
                 cell_count=sum(c.provider == name for c in self.cells),
                 eras=_rounded({e: v for (n, e), v in effects["seller era"].items() if n == name and e}),
+                classes=_rounded({c: v for (n, c), v in effects["seller class"].items() if n == name}),
             )
             for name, effect in effects["seller"].items()
         }
@@ -273,15 +300,11 @@ class _Fit:
 
         rows = list(sheets().values())
         weights = np.array([c.weight for c in curves])
-        plain_ = Settings(**{**_as_dict(self.s), "line": 1, "step": 1, "line_of_segment": 1, "step_of_segment": 1})
+        plain_ = replace(self.s, line=1, step=1, line_of_segment=1, step_of_segment=1)
         by_kind = [_design(curves, rows, self.axes, [kind] * len(rows), plain_) @ weights for kind in SEGMENTS]
         launched = np.array([(x.launched_year - _CENTRE_YEAR) / _YEARS * effects["launch"][""] for x in rows])
         levels = np.array(by_kind).T + launched[:, None]
         return {row.key: levels[i] for i, row in enumerate(rows)}
-
-
-def _as_dict(settings: Settings) -> dict[str, Any]:
-    return cast("dict[str, Any]", plain(settings))
 
 
 def _group(keys: Sequence[Any], scale: Array, deviation: float) -> _Group:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import ForgeryError
 from harness.model import Capability, Device, Failed, Job, Measurement, Metric, Param, Rate, Report, State
-from harness.units import quantity
+from harness.units import amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,10 +64,11 @@ _RESTLESS: frozenset[State] = frozenset({"noisy", "drifting", "not_steady"})
 
 
 class _Judged(NamedTuple):
-    """A result, and why it may not count."""
+    """A result, why it may not count, and what of its job is asked for often."""
 
     result: Result
     objection: str | None
+    params: Mapping[str, Param]
 
 
 def capability(report: Report) -> tuple[Capability, ...]:
@@ -110,7 +111,7 @@ def counted(report: Report, device: Device) -> list[Measurement]:
 
 
 def _capability(report: Report, device: Device, found: Sequence[Result], failed: Sequence[Failed]) -> Capability:
-    judged = [_Judged(result, _objection(device, result.measurement)) for result in found]
+    judged = [_Judged(one, _objection(device, one.measurement), one.measurement.job.params) for one in found]
     good = [j.result.measurement for j in judged if not j.objection]
     return Capability(
         report_digest=report.seal.digest,
@@ -148,9 +149,9 @@ def _in_cache(device: Device, m: Measurement) -> bool:
 
 def _excluded(judged: Sequence[_Judged], failures: Sequence[Failed]) -> Iterator[str]:
     """Yield each result that does not count, with why: bad measurements, then failures."""
-    for result, objection in judged:
-        if objection:
-            yield f"{_point(result.measurement.job)}: {objection}"
+    for one in judged:
+        if one.objection:
+            yield f"{_point(one.result.measurement.job)}: {one.objection}"
     for failed in failures:
         yield f"{_point(failed.job)}: {failed.outcome}: {failed.reason}"
 
@@ -179,39 +180,35 @@ def _low(rate: Rate) -> tuple[float, str]:
     return rate.low_per_s, rate.evidence
 
 
-def _standing(rule: _Rule, found: Sequence[_Judged]) -> list[_Judged]:
+def _standing(rule: _Rule, found: list[_Judged]) -> list[_Judged]:
     """Return the results that stand for a class: sustained ones where there are any, for these are what a customer gets.
 
     The largest size is sought among all results, bad ones too: a bad result in memory must not promote one in a cache.
     """
-    fitting = [j for j in found if _fits(rule, j.result.measurement.job)]
+    fitting = found
+    for name, value in rule.where.items():
+        fitting = [j for j in fitting if j.params.get(name) == value]
     if len(fitting) > 1:
         fitting = [j for j in fitting if j.result.measurement.job.regime == "sustained"] or fitting
-        largest = max((_size(rule, j.result) for j in fitting), default=0)
-        fitting = [j for j in fitting if _size(rule, j.result) == largest]
+    if rule.size and len(fitting) > 1:
+        largest = max(_size(rule, j) for j in fitting)
+        fitting = [j for j in fitting if _size(rule, j) == largest]
     return fitting
 
 
-def _fits(rule: _Rule, job: Job) -> bool:
-    for name, value in rule.where.items():  # noqa: SIM110 - a fleet asks this often, and a generator takes twice as long
-        if job.params.get(name) != value:
-            return False
-    return True
-
-
-def _size(rule: _Rule, result: Result) -> float:
-    value = result.measurement.job.params.get(rule.size, 0) if rule.size else 0
+def _size(rule: _Rule, one: _Judged) -> float:
+    value = one.params.get(rule.size or "", 0)
     return 0 if isinstance(value, str) else value
 
 
 def _rate(rule: _Rule, result: Result) -> Rate:
     m, digest = result
-    low = quantity(m.work, rule.metric, m.interval.high_s)
+    count, unit = amount(m.work, rule.metric)  # of no rule a latency
     return Rate(
         work_class=rule.work_class,
-        low_per_s=low.value,
-        high_per_s=quantity(m.work, rule.metric, _fastest_s(m)).value,
-        unit=low.unit,
+        low_per_s=count / m.interval.high_s,
+        high_per_s=count / _fastest_s(m),
+        unit=f"{unit}/s",
         state=m.state,
         regime=m.job.regime,
         point=_point(m.job),

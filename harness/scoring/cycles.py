@@ -34,12 +34,23 @@ CYCLES_PER_MCYCLE = 10**6
 CYCLES_PER_CU_HOUR = 3600 * CYCLES_PER_S
 
 
-def harmonic_speed(shares: Mapping[str, Fraction], speeds: Mapping[str, Fraction]) -> Fraction:
-    """Return the speed on a mix of work: one over the sum of the shares, each divided by the speed in its class."""
+def harmonic_speed(
+    shares: Mapping[str, Fraction], rates: Mapping[str, Fraction], reference: Mapping[str, Fraction] | None = None
+) -> Fraction:
+    """Return the speed on a mix of work: one over the sum of the shares, each divided by the speed in its class.
+
+    Args:
+        shares: by class of work; they sum to 1.
+        rates: speeds, or, with a reference, rates in its units.
+        reference: the rate that is a speed of 1.
+    """
     above, below = 0, 1  # one sum over a common denominator, reduced once: a fleet has many devices
     for work_class, share in shares.items():
-        speed = speeds[work_class]
-        numerator, denominator = share.numerator * speed.denominator, share.denominator * speed.numerator
+        rate = rates[work_class]
+        numerator, denominator = share.numerator * rate.denominator, share.denominator * rate.numerator
+        if reference:
+            one = reference[work_class]
+            numerator, denominator = numerator * one.numerator, denominator * one.denominator
         above, below = above * denominator + numerator * below, below * denominator
     return Fraction(below, above)
 

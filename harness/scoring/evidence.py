@@ -83,7 +83,7 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
     """
     past = tuple(_gathered(tuple(history)))
     asked = quoter(costs=costs, profile=profile, basis=basis, deal=deal, history=past, market=market)
-    return tuple(one for report in _gathered(reports) for one in asked(report))
+    return tuple(one for report in _gathered(reports, for_price=True) for one in asked(report))
 
 
 def price(  # noqa: D417, PLR0913 - the rest is described by `quote`
@@ -126,13 +126,13 @@ def fleet(*reports: Source) -> Fleet:
     return fleet_of_records(_gathered(reports))
 
 
-def _gathered(sources: tuple[Source, ...]) -> Iterator[Report]:
+def _gathered(sources: tuple[Source, ...], *, for_price: bool = False) -> Iterator[Report]:
     """Yield reports, one at a time: those of report files verified, and those of Parquet files without their plans."""
     from harness.scoring.parquet import read  # which reads reports through this module
 
     for source in sources:
         if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
-            yield from read(source)
+            yield from read(source, for_price=for_price)
         elif isinstance(source, str | Path) and Path(source).is_dir():
             yield from map(load_quickly, _reports_in(Path(source)))
         else:

@@ -5,7 +5,7 @@ Money modules take `Decimal`, `Fraction` and `int` only; a test reads their sour
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from decimal import ROUND_HALF_EVEN, Context, Decimal, localcontext
 from fractions import Fraction
@@ -58,16 +58,36 @@ def ratio_rounded(above: int, below: int, step: Decimal = MICRO) -> Decimal:
     digits = -int(step.as_tuple().exponent)
     count, rest = divmod(above * 10**digits, below)
     count += 2 * rest > below or (2 * rest == below and count % 2)
-    return Decimal((0 if count >= 0 else 1, tuple(map(int, str(abs(count)))), -digits))
+    return Decimal(f"{count}E{-digits}")  # exact in any context
 
 
 _PRECISE_ENOUGH = Context(prec=_DIGITS_OF_FACTORS, rounding=ROUND_HALF_EVEN)
+_GUARDED = Context(
+    prec=_DIGITS_OF_FACTORS + 12, rounding=ROUND_HALF_EVEN
+)  # so that a product of three is right to the digits above
+_EXACT = Context(prec=_DIGITS, rounding=ROUND_HALF_EVEN)
 
 
 @lru_cache(4096)
 def exponential(log: Decimal) -> Decimal:
-    """Return e to a power, to 40 digits whatever the context; many devices share a factor."""
-    return log.exp(_PRECISE_ENOUGH)
+    """Return e to a power, to 40 digits whatever the context.
+
+    A power of nine decimals, as all logarithms of prices are, is the sum of three parts that many devices share: of a fleet, the last
+    takes two multiplications.
+    """
+    scaled = log.scaleb(9, _EXACT)
+    nanos = int(scaled)
+    if nanos != scaled:
+        return log.exp(_PRECISE_ENOUGH)
+    thousands, ones = divmod(nanos, 1000)
+    millions, thousands = divmod(thousands, 1000)
+    rest = _GUARDED.multiply(_part(thousands, -6), _part(ones, -9))
+    return _PRECISE_ENOUGH.multiply(_part(millions, -3), rest)
+
+
+@lru_cache(1 << 16)
+def _part(count: int, exponent: int) -> Decimal:
+    return Decimal(f"{count}E{exponent}").exp(_GUARDED)
 
 
 def ratio_of(measured: float) -> tuple[int, int]:
@@ -96,17 +116,17 @@ def shared_out(total: Decimal, parts: Mapping[str, Decimal], step: Decimal = MIC
 
     Ties go to the name that comes first. The parts must sum to the total up to their own rounding.
     """
-    counts = {name: int((value / step).to_integral_value(rounding="ROUND_FLOOR")) for name, value in parts.items()}
-    short = int(total / step) - sum(counts.values())
-    for name in _largest_remainders(parts, counts, step)[: max(short, 0)]:
-        counts[name] += 1
-    short = int(total / step) - sum(counts.values())
+    scale = _EXACT.divide(Decimal(1), step)
+    scaled = {name: value * scale for name, value in parts.items()}
+    counts = {name: int(value.to_integral_value(rounding="ROUND_FLOOR")) for name, value in scaled.items()}
+    whole = int(total * scale)
+    short = whole - sum(counts.values())
+    if short > 0:
+        remainders = sorted((counts[name] - value, name) for name, value in scaled.items())
+        for _, name in remainders[:short]:
+            counts[name] += 1
+        short = whole - sum(counts.values())
     if short:
         message = f"parts that sum to {sum(parts.values())} were to be shared out of {total}"
         raise AssertionError(message)
     return {name: count * step + 0 for name, count in counts.items()}
-
-
-def _largest_remainders(parts: Mapping[str, Decimal], counts: Mapping[str, int], step: Decimal) -> list[str]:
-    remainders: Iterable[tuple[Decimal, str]] = ((counts[name] - value / step, name) for name, value in parts.items())
-    return [name for _, name in sorted(remainders)]

@@ -10,7 +10,8 @@ __all__ = ["SCHEMA", "Axis", "Card", "Curve", "Document", "Drift", "Segment", "S
 
 Segment = Literal["hyperscaler", "neocloud", "marketplace"]
 
-SCHEMA = "harness.market-model/1"
+SCHEMA = "harness.market-model/2"
+_FARTHEST_WIDTHS = 300  # of a knot from the middle: beyond it the exponential of a step cannot be written down
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class Seller:
     effect: float
     cell_count: int
     eras: Mapping[str, float]
+    classes: Mapping[str, float]  # by class of card, beside its level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,5 +116,7 @@ def flaws(d: Document) -> Iterator[str]:
     for number, curve in enumerate(d.curves):
         if not (curve.weight >= 0 and all(share >= 0 for share in curve.on.values())):
             yield f"curve {number} falls: a better rate would be cheaper"
+        if curve.knot is not None and not abs(curve.knot) <= _FARTHEST_WIDTHS * d.curve_width:
+            yield f"the knot of curve {number} is {curve.knot!r}, more than {_FARTHEST_WIDTHS} times the width of a curve from the middle"
         if not set(curve.on) <= set(d.axes):
             yield f"curve {number} is over {sorted(curve.on)}, and there are axes for {sorted(d.axes)} only"

@@ -1,7 +1,7 @@
 """What the market asks for an hour of a card, from its rates: monotone curves on log rates, shrunk effects, an interval.
 
     log price = base + curves(rates; all sellers) + curves(rates; this kind of seller) + launch + class + kind of seller
-              + this seller's effect + this name's effect + months before the model's date x drift
+              + this seller's effect, for all and by class + this name's effect + months before the model's date x drift
 
 Covers: a better rate is never cheaper, all else equal: each curve rises or is flat, its weight is not negative, and reading the model
 refuses any other. A name's premium is lost by a card that does less than its sheet, so that a name cannot carry a slow card. An
@@ -17,8 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cache
-from itertools import combinations
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +26,7 @@ import msgspec
 from harness.codec import digest
 from harness.errors import MisuseError
 from harness.scoring.anchor import IndexPrint, objection
+from harness.scoring.market_curves import Curves
 from harness.scoring.market_document import Card, Document, Segment, Seller, flaws
 from harness.scoring.sheets import Sheet, find_sheet
 from harness.scoring.tables import table
@@ -100,6 +100,7 @@ class MarketModel:
     digest: str
     document: Document
     _sellers: Mapping[str, Seller] = field(repr=False)
+    _curves: Mapping[str, Curves] = field(repr=False, compare=False)  # by kind of seller
 
     @classmethod
     def load(cls) -> MarketModel:
@@ -136,7 +137,8 @@ class MarketModel:
             msg = f"not a sound market model: {flaw}"
             raise MisuseError(msg)
         sellers = {_plain(name): seller for name, seller in read.sellers.items()}
-        return cls(digest=digest(document), document=read, _sellers=sellers)
+        curves = {segment: Curves(read, segment) for segment in _SEGMENTS}
+        return cls(digest=digest(document), document=read, _sellers=sellers, _curves=curves)
 
     def features_of(self, gpu_name: str, memory_bytes: int | None = None) -> Features | None:
         """Return the sheet of a card by its key (`RTX-4090`) or its name in NVML; None where there is none."""
@@ -187,9 +189,11 @@ class _Case:
         self.model, self.document, self.features, self.at = model, model.document, features, at
         self.seller = model._sellers.get(_plain(provider)) if provider else None  # noqa: SLF001 - its own class's file
         self.segment = self.seller.segment if self.seller else segment
-        self.sheet = find_sheet(gpu_name, features.memory_bytes) or find_sheet(gpu_name) if gpu_name else None
+        self.sheet = _sheet_of(gpu_name, features.memory_bytes) if gpu_name else None
         self.card = self.document.cards.get(self.sheet.key) if self.sheet else None
         self.priced = self.card is not None and self.card.cell_count > 0
+        self.logs = {name: self._log_rate(name) for name in self.document.axes}
+        self.outside = {name: self._outside(name) for name in self.document.axes}
         self.age_months = (at - date.fromisoformat(self.document.as_of)).days / _DAYS_A_MONTH
         self.reasons: list[str] = []
         if self.seller and self.segment != segment:
@@ -226,17 +230,19 @@ class _Case:
 
     def _parts(self, anchor: IndexPrint | None) -> Iterator[tuple[str, float]]:
         d, card_class = self.document, self.features.card_class
-        positions = {name: self._position(name) for name in d.axes}
-        nowhere = dict.fromkeys(positions, 0.0)
-        yield "base", d.base + _curves(d, self.segment, nowhere)
-        yield from _shapley(d, self.segment, positions)
+        curves = self.model._curves[self.segment]  # noqa: SLF001 - its own class's file
+        yield "base", d.base + curves.base
+        yield from curves.parts(
+            {name: (self.logs[name] - axis.centre) / axis.scale for name, axis in d.axes.items()}
+        ).items()
         year = self.features.launched_year
         yield "launched", d.launch_per_year * ((d.launch_centre_year if year is None else year) - d.launch_centre_year)
         yield "class", _of(d.classes, card_class) + _of(d.segment_classes.get(self.segment, {}), card_class)
         yield "segment", d.segments.get(self.segment, 0.0)
         era = self._era()
         if self.seller:
-            yield "seller", self.seller.effect + self.seller.eras.get(era, 0.0)
+            own = self.seller.classes.get(card_class or "", 0.0)
+            yield "seller", self.seller.effect + self.seller.eras.get(era, 0.0) + own
         if self.card:
             yield "name", self._name_effect(self.card, era)
         if self.age_months < 0:
@@ -254,18 +260,14 @@ class _Case:
         """Return the share of its name's premium that a card keeps: 1 down to 80 % of its sheet's rates, 0 from 40 %."""
         if self.sheet is None:
             return 0.0
-        sheet = _features(self.sheet)
-        least = min(self._log_rate(name) - math.log(getattr(sheet, name)) for name in self.document.axes)
+        sheet = self.sheet
+        least = min(log - math.log(getattr(sheet, name)) for name, log in self.logs.items())
         return min(1.0, max(0.0, 1 - (least - _SLACK) / _FADE))
 
     def _log_rate(self, name: str) -> float:
         """Return the logarithm of a rate as a sheet would state it: a measured one, over what sound cards reach of theirs."""
         value = math.log(getattr(self.features, name))
         return value - math.log(self.document.axes[name].reach_fraction) if name in self.features.measured else value
-
-    def _position(self, name: str) -> float:
-        axis = self.document.axes[name]
-        return (self._log_rate(name) - axis.centre) / axis.scale
 
     def _era(self) -> str:
         """Return the era that a day before the model's date lies in; the current one has no name."""
@@ -296,7 +298,7 @@ class _Case:
             self.reasons.append(
                 "newer than any card that was priced: the interval is that of an architecture never seen"
             )
-        half = math.hypot(half, _OUTSIDE * max(0.0, *map(self._outside, self.document.axes)))
+        half = math.hypot(half, _OUTSIDE * max(0.0, *self.outside.values()))
         card_class = self.features.card_class
         if card_class and card_class not in self.document.segment_class_counts.get(self.segment, {}):
             half = math.hypot(half, _NEVER_SOLD)
@@ -315,16 +317,16 @@ class _Case:
 
     def _range_refusals(self) -> Iterator[str]:
         for name, axis in self.document.axes.items():
-            value, outside = self._log_rate(name), self._outside(name)
+            outside = self.outside[name]
             if outside > _TOO_FAR:
                 low, high = math.exp(axis.low), math.exp(axis.high)
-                yield f"out of range: {name} is {math.exp(value):.3g}, and the cards that were priced have {low:.3g} to {high:.3g}"
+                yield f"out of range: {name} is {math.exp(self.logs[name]):.3g}, and the cards that were priced have {low:.3g} to {high:.3g}"
             elif outside > _BEYOND:
                 self.reasons.append(f"{name} lies {math.expm1(outside):.0%} beyond that of any card that was priced")
 
     def _outside(self, name: str) -> float:
         """Return how far a rate lies outside those of all cards that were priced, in logarithms; below 0 where it is inside."""
-        axis, value = self.document.axes[name], self._log_rate(name)
+        axis, value = self.document.axes[name], self.logs[name]
         return max(axis.low - value, value - axis.high)
 
     def _age_refusals(self) -> Iterator[str]:
@@ -332,6 +334,12 @@ class _Case:
             yield f"too old: the newest prices are of {self.document.as_of}, {self.age_months:.0f} months before {self.at}; fit fresh ones"
         if self.age_months < -_OLDEST_MONTHS:
             yield f"too early: no price is older than {_OLDEST_MONTHS:.0f} months before {self.document.as_of}, and {self.at} is"
+
+
+@lru_cache(1024)
+def _sheet_of(gpu_name: str, memory_bytes: float) -> Sheet | None:
+    """Return the sheet of a name: of the card of this size, or, where none has it, of the only one there is."""
+    return find_sheet(gpu_name, memory_bytes) or find_sheet(gpu_name)
 
 
 @cache
@@ -350,37 +358,6 @@ def _features(sheet: Sheet) -> Features:
         launched_year=sheet.launched_year,
         card_class=sheet.card_class,
     )
-
-
-def _curves(d: Document, segment: str, positions: Mapping[str, float]) -> float:
-    """Return the sum of the rising curves that hold for a kind of seller, at a card's positions on the axes."""
-    total = 0.0
-    for curve in d.curves:
-        if curve.segment is None or curve.segment == segment:
-            x = sum(share * positions[name] for name, share in curve.on.items())
-            total += curve.weight * (x if curve.knot is None else _logistic((x - curve.knot) / d.curve_width))
-    return total
-
-
-def _logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0  # noqa: PLR2004 - where exp ends
-
-
-def _shapley(d: Document, segment: str, positions: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """Yield what each rate adds on average over all orders in which a middling card could be given this one's rates."""
-    names = tuple(positions)
-    worth = {
-        frozenset(chosen): _curves(d, segment, {n: positions[n] if n in chosen else 0.0 for n in names})
-        for size in range(len(names) + 1)
-        for chosen in combinations(names, size)
-    }
-    for name in names:
-        without = [s for s in worth if name not in s]
-        yield name, sum((worth[s | {name}] - worth[s]) * _order_share(len(s), len(names)) for s in without)
-
-
-def _order_share(before: int, of: int) -> float:
-    return math.factorial(before) * math.factorial(of - before - 1) / math.factorial(of)
 
 
 def _of(effects: Mapping[str, float], key: str | None) -> float:

@@ -1,7 +1,8 @@
 """Outcomes of many reports in one Parquet file, one row each, and back: the package's only door to pyarrow, loaded on the first call.
 
 For programs that read a fleet's results by the column. The reports stay the truth: a row names the digest of its report and of its outcome,
-and what is read back must give the latter; but nobody signed the file, and outcomes may be missing from it.
+and holds that outcome's own bytes, which are what is read back and must give the digest; but nobody signed the file, outcomes may be missing
+from it, and its other columns are for other programs: nothing here reads them.
 
 A column is called as in the records, the name of a nested record before that of its field (`work_flops`, `energy_joules`). `params` is JSON
 text, keys sorted; `value`, `low` and `high` are in `unit`; `ended` is `measured`, `skipped`, or how it failed.
@@ -10,29 +11,36 @@ text, keys sorted; `value`, `low` and `high` are in `unit`; `ended` is `measured
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
+import operator
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from harness import codec
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.model import Attempt, Failed, Job, Measurement, Outcome, Report, Skipped
+from harness.model import Attempt, Job, Measurement, Outcome, Report
+from harness.scoring.brief import brief
 from harness.scoring.evidence import Source, load
 from harness.scoring.frame import value_of
-from harness.scoring.quick import has_digest
+from harness.scoring.quick import canonical
 from harness.units import quantity
 
 __all__ = ["export", "read", "read_texts", "write_texts"]
 
+T = TypeVar("T")
+
 _ROWS = 1024  # read at once
+_HEAD = msgspec.json.Decoder(Report, strict=True)
+_OUTCOME = msgspec.json.Decoder(Outcome, strict=True)
 _CONTEXT: Mapping[str, Any] = {
     "report_digest": str,
     "outcome_digest": str,
@@ -49,11 +57,14 @@ _CONTEXT: Mapping[str, Any] = {
     "power_limit_w": float,
     "ended": str,
     "attempts": tuple[Attempt, ...],
+    "outcome": bytes,  # its canonical bytes: what is read back, and what its digest is of
     "value": float,
     "low": float,
     "high": float,
     "unit": str,
 }
+_READ = ("report_digest", "outcome_digest", "outcome", "head")
+_SAME = ("report_digest", "head")  # the same in all rows of a report: read as a dictionary
 
 
 def export(*reports: Source, out: str | Path) -> int:
@@ -79,15 +90,19 @@ def export(*reports: Source, out: str | Path) -> int:
     return count
 
 
-def read(path: str | Path) -> Iterator[Report]:
+def read(path: str | Path, *, for_price: bool = False) -> Iterator[Report]:
     """Yield the reports of a Parquet file one after the other, without their plans and with the seals they had.
+
+    Args:
+        path: of the file.
+        for_price: read of each outcome only what a price asks for.
 
     Raises:
         MisuseError: there is no such file.
         ForgeryError: it is not a file that `export` wrote, or a row does not give the outcome that it names.
     """
-    for _, rows in itertools.groupby(_rows(Path(path)), key=lambda row: row["report_digest"]):
-        yield _report(list(rows), str(path))
+    for _, rows in itertools.groupby(_rows(Path(path)), key=operator.attrgetter("report_digest")):
+        yield _report(list(rows), str(path), for_price=for_price)
 
 
 def write_texts(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
@@ -169,14 +184,16 @@ def _arrow(hint: Any) -> Any:
             return pa.list_(_arrow(get_args(bare)[0]))
         case origin if origin is Literal or origin is Mapping:  # a mapping is JSON text
             return pa.string()
-    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}[bare]
+    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), bytes: pa.binary()}[bare]
 
 
-def _schema() -> Any:
+def _schema(as_dictionary: Sequence[str] = ()) -> Any:
     import pyarrow as pa
 
     fields = [*_CONTEXT.items(), *((c.name, c.hint) for c in _columns())]
-    return pa.schema([(name, _arrow(hint)) for name, hint in fields], metadata={"schema": "harness.parquet/1"})
+    types_ = {name: _arrow(hint) for name, hint in fields}
+    types_ |= {name: pa.dictionary(pa.int32(), pa.string()) for name in as_dictionary}
+    return pa.schema(types_.items(), metadata={"schema": "harness.parquet/2"})
 
 
 def _packed(value: Any, hint: Any) -> Any:
@@ -192,18 +209,6 @@ def _packed(value: Any, hint: Any) -> Any:
     return value
 
 
-def _unpacked(value: Any, hint: Any) -> Any:
-    bare = _bare(hint)
-    if value is None:
-        return None
-    if get_origin(bare) is Mapping:
-        return json.loads(value)
-    if get_origin(bare) is tuple and dataclasses.is_dataclass(get_args(bare)[0]):
-        inner = _hints(get_args(bare)[0])
-        return [{k: _unpacked(v, inner[k]) for k, v in one.items()} for one in value]
-    return value
-
-
 @cache
 def _hints(record: type) -> dict[str, Any]:
     return get_type_hints(record)
@@ -216,15 +221,19 @@ def _write(path: Path, reports: Iterable[Report]) -> int:
     import pyarrow as pa
     from pyarrow import parquet as pq
 
-    schema, count, written = _schema(), 0, set[str]()
+    schema, count, written, rows = _schema(), 0, set[str](), list[dict[str, Any]]()
     with path.open("wb") as file:
         with pq.ParquetWriter(file, schema, compression="zstd") as writer:
             for report in reports:
-                rows = [] if report.seal.digest in written else list(_rows_of(report))  # given twice, it is there once
+                if report.seal.digest not in written:  # given twice, it is there once
+                    rows += _rows_of(report)
                 written.add(report.seal.digest)
-                if rows:
+                if len(rows) >= _ROWS:
                     writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                count += len(rows)
+                    count, rows = count + len(rows), []
+            if rows:
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            count += len(rows)
         file.flush()
         os.fsync(file.fileno())
     return count
@@ -246,7 +255,7 @@ def _rows_of(report: Report) -> Iterator[dict[str, Any]]:
     }
     devices = {d.uuid: d for d in report.devices}
     for outcome, digest in zip(report.outcomes, report.seal.outcomes, strict=True):
-        row = {**context, "outcome_digest": digest, **_row(outcome)}
+        row = {**context, "outcome_digest": digest, "outcome": canonical(outcome, digest), **_row(outcome)}
         device = devices[row["device_uuid"]]
         row |= {"emulated": device.emulated, "device_name": device.name, "device_kind": device.kind}
         yield row | {"driver": device.driver, "power_limit_w": device.power_limit_w}
@@ -275,17 +284,29 @@ def _at(value: Any, path: tuple[str, ...]) -> Any:
 # --- reading -----------------------------------------------------------------------------------------------------------
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+class _Row(NamedTuple):
+    """What is read of a row: the rest of its columns say the same again, for other programs."""
+
+    report_digest: str
+    outcome_digest: str
+    outcome: bytes
+    heads: Any  # the column of its batch: a report's head is taken out once, not for each row
+    at: int
+
+
+def _rows(path: Path) -> Iterator[_Row]:
     import pyarrow as pa
     from pyarrow import parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(_schema()):
+        with pq.ParquetFile(path, read_dictionary=list(_SAME)) as file:
+            if not file.schema_arrow.equals(_schema(_SAME)):
                 what = "its columns are not those that `harness fleet export` writes"
                 raise ForgeryError(what, str(path))
-            for batch in file.iter_batches(batch_size=_ROWS):
-                yield from batch.to_pylist()
+            for batch in file.iter_batches(batch_size=_ROWS, columns=list(_READ), use_threads=False):
+                *columns, heads = (batch.column(name) for name in _READ)
+                for at, (report, digest, outcome) in enumerate(zip(*(c.to_pylist() for c in columns), strict=True)):
+                    yield _Row(report, digest, outcome, heads, at)
     except pa.ArrowInvalid as err:
         what = f"not a whole Parquet file: {err}"
         raise ForgeryError(what, str(path)) from err
@@ -294,59 +315,19 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         raise MisuseError(msg) from err
 
 
-def _report(rows: list[dict[str, Any]], where: str) -> Report:
-    head = codec.decode(rows[0]["head"].encode(), Report)
-    digests = tuple(row["outcome_digest"] for row in rows)
-    outcomes = tuple(map(_outcome, rows))
-    for outcome, digest in zip(outcomes, digests, strict=True):
-        if not has_digest(outcome, digest):
-            what = f"a row does not give the outcome that it names, {digest[:8]}"
+def _report(rows: list[_Row], where: str, *, for_price: bool = False) -> Report:
+    head = _decoded(rows[0].heads[rows[0].at].as_py().encode(), _HEAD)
+    for row in rows:
+        if hashlib.sha256(row.outcome).hexdigest() != row.outcome_digest:
+            what = f"a row does not give the outcome that it names, {row.outcome_digest[:8]}"
             raise ForgeryError(what, where)
-    return replace(head, outcomes=outcomes, seal=replace(head.seal, outcomes=digests))
+    outcomes = tuple((brief(row.outcome) if for_price else None) or _decoded(row.outcome, _OUTCOME) for row in rows)
+    return replace(head, outcomes=outcomes, seal=replace(head.seal, outcomes=tuple(row.outcome_digest for row in rows)))
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
-    attempts = msgspec.convert(row["attempts"], tuple[Attempt, ...]) if row["attempts"] else ()
-    plain: dict[str, Any] = {}
-    for column in _columns():
-        value = row[column.name]
-        _put(plain, column.path, _unpacked(value, column.hint) if column.name in _packed_columns() else value)
-    match row["ended"]:
-        case "measured":
-            for name in _records():
-                if all(v is None for v in plain[name].values()):
-                    plain[name] = None
-            return Outcome(measurement=msgspec.convert(plain, Measurement), attempts=attempts)
-        case "skipped":
-            return Outcome(skipped=msgspec.convert(_only(plain, Skipped), Skipped), attempts=attempts)
-        case how:
-            return Outcome(failed=msgspec.convert(_only(plain, Failed) | {"outcome": how}, Failed), attempts=attempts)
-
-
-@cache
-def _packed_columns() -> frozenset[str]:
-    """Return the columns whose values hold mappings, which were written as text."""
-    return frozenset(c.name for c in _columns() if _holds_mapping(c.hint))
-
-
-def _holds_mapping(hint: Any) -> bool:
-    bare = _bare(hint)
-    if dataclasses.is_dataclass(bare):
-        return any(_holds_mapping(inner) for inner in get_type_hints(bare).values())
-    return get_origin(bare) is Mapping or any(_holds_mapping(arg) for arg in get_args(bare) if arg is not ...)
-
-
-@cache
-def _records() -> tuple[str, ...]:
-    """Return the parts of a measurement that are records, and absent where all of their columns are."""
-    return tuple(name for name, hint in _hints(Measurement).items() if dataclasses.is_dataclass(_bare(hint)))
-
-
-def _only(plain: dict[str, Any], record: type) -> dict[str, Any]:
-    return {name: value for name, value in plain.items() if name in _hints(record)}
-
-
-def _put(plain: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for name in path[:-1]:
-        plain = plain.setdefault(name, {})
-    plain[path[-1]] = value
+def _decoded(data: bytes, reader: msgspec.json.Decoder[T]) -> T:
+    """Decode what a digest names, or nobody signed: how it is spelled is not judged again."""
+    try:
+        return reader.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return codec.decode(data, reader.type)  # says what is wrong, and where

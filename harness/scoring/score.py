@@ -71,8 +71,7 @@ def speed_of(seen: Capability, profile: Profile) -> Fraction | None:
 
 
 def _speed(shares: Mapping[str, Fraction], rates: Mapping[str, Rate]) -> Fraction:
-    reference = _reference()
-    return harmonic_speed(shares, {w: fraction_of(rates[w].low_per_s) / reference[w] for w in shares})
+    return harmonic_speed(shares, {w: fraction_of(rates[w].low_per_s) for w in shares}, _reference())
 
 
 def _high(profile: Profile, rates: Mapping[str, Rate]) -> float:

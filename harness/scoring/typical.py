@@ -28,6 +28,9 @@ _QUANTITIES = {
 }
 
 
+_NONE, _ALL = Fraction(0), Fraction(1)
+
+
 @cache
 def typical_rates(name: str) -> Mapping[str, Fraction]:
     """Return the published rates of a card by class of work, in units a second; none for a name that nobody published of."""
@@ -48,9 +51,11 @@ def delivered_share(seen: Capability, profile: Profile) -> Fraction | None:
     shares = {w: share for w, share in profile.fractions.items() if w in promised and w in rates}
     if not shares:
         return None
-    whole = sum(shares.values(), Fraction(0))
-    speeds = {w: fraction_of(rates[w].low_per_s) / promised[w] for w in shares}
-    return min(harmonic_speed({w: share / whole for w, share in shares.items()}, speeds), Fraction(1))
+    whole = sum(shares.values(), _NONE)
+    if whole != _ALL:
+        shares = {w: share / whole for w, share in shares.items()}
+    own = {w: fraction_of(rates[w].low_per_s) for w in shares}
+    return min(harmonic_speed(shares, own, promised), _ALL)
 
 
 @cache

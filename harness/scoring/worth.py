@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 from harness.model import Capability, Device
@@ -24,6 +24,7 @@ __all__ = ["Appraiser", "Market", "Worth", "shipped_market"]
 
 # Logarithms of measured rates are floats, whose last digits may differ between two machines' libraries: nine decimals do not.
 _STEP = Decimal("0.000000001")
+_NOTHING = Decimal(0)
 _FIELDS = {
     "fp16_flops_per_s": ("gemm_fp16", "gemm_bf16"),
     "fp32_flops_per_s": ("gemm_fp32",),
@@ -58,11 +59,7 @@ class Worth:
     basis: str
     reasons: tuple[str, ...]
     withheld: bool
-
-    @property
-    def log_price(self) -> Decimal:
-        """The logarithm of the price in USD."""
-        return sum(self.logs.values(), Decimal(0))
+    log_price: Decimal  # of the price in USD: the sum of the factors
 
 
 class Appraiser:
@@ -108,6 +105,7 @@ def _lowered(own: Worth, by: Decimal) -> Worth:
     return replace(
         own,
         logs={**own.logs, "below its name": by},
+        log_price=own.log_price + by,
         log_low=own.log_low + by,
         log_high=own.log_high + by,
         reasons=(
@@ -145,21 +143,42 @@ def _unmeasured(seen: Capability, sheet: Features | None) -> str:
 
 
 def _withheld(*reasons: str) -> Worth:
-    nothing = Decimal(0)
-    return Worth(logs={}, log_low=nothing, log_high=nothing, basis="unmeasured", reasons=reasons, withheld=True)
+    return Worth(
+        logs={},
+        log_low=_NOTHING,
+        log_high=_NOTHING,
+        basis="unmeasured",
+        reasons=reasons,
+        withheld=True,
+        log_price=_NOTHING,
+    )
 
 
 def _exact(estimate: Estimate) -> Worth:
     """Round an estimate's logarithms once; what rounding leaves over goes to the base."""
     if estimate.withheld or estimate.log_price is None or estimate.low is None or estimate.high is None:
         return _withheld(*estimate.reasons)
-    price, low, high = (decimal_of(x).quantize(_STEP) for x in (estimate.log_price, estimate.low, estimate.high))
-    logs: dict[str, Decimal] = {"base": Decimal(0)}
+    price, low, high = map(_stepped, (estimate.log_price, estimate.low, estimate.high))
+    logs: dict[str, Decimal] = {"base": _NOTHING}
     for part in estimate.contributions:
-        logs[part.name] = logs.get(part.name, Decimal(0)) + decimal_of(part.log_factor).quantize(_STEP)
-    logs["base"] += price - sum(logs.values(), Decimal(0))
+        logs[part.name] = logs.get(part.name, _NOTHING) + _stepped(part.log_factor)
+    logs["base"] += price - sum(logs.values(), _NOTHING)
     basis = f"{estimate.basis}, {estimate.confidence_fraction:.0%} interval, prices up to {estimate.as_of}"
-    return Worth(logs=logs, log_low=low, log_high=high, basis=basis, reasons=estimate.reasons, withheld=False)
+    return Worth(
+        logs=logs,
+        log_low=low,
+        log_high=high,
+        basis=basis,
+        reasons=estimate.reasons,
+        withheld=False,
+        log_price=price,
+    )
+
+
+@lru_cache(4096)
+def _stepped(log: Measured) -> Decimal:
+    """Return a logarithm to nine decimals; cards of one name share most of theirs."""
+    return decimal_of(log).quantize(_STEP)
 
 
 @cache
