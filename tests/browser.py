@@ -1,11 +1,10 @@
 """A browser without a network for pages that must need none: Chromium from the system, and axe for what people with impairments meet.
 
-What is missing skips a test, with the reason. Once, for axe: `npm install --prefix ~/.cache/gpu-assay-tests axe-core`.
+What is missing skips a test, with the reason.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import npmcache
 import pytest
 
 __all__ = ["Opened", "chromium", "opened", "serious_faults"]
 
 _WAIT_MS = 60_000
-_AXE = "node_modules/axe-core/axe.min.js"
 
 
 @dataclass
@@ -66,10 +65,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, dark: bool = False) -
 
 def serious_faults(page: Any) -> list[str]:
     """Return what axe calls serious or worse; the page is of no more use afterwards."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    axe = home / "gpu-assay-tests" / _AXE
-    if not axe.exists():
-        pytest.skip(f"no axe at {axe}: nobody judged whether the pages are accessible")
+    axe = npmcache.modules() / "axe-core" / "axe.min.js"
     page.evaluate(axe.read_text(encoding="utf-8"))
     # What is in a drawing is hidden from readers, and takes axe half of its time even if it is told to pass over it.
     page.evaluate("document.querySelectorAll('.plot svg > g[aria-hidden=true]').forEach(marks => marks.remove())")
