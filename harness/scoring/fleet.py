@@ -172,7 +172,7 @@ def fleet(reports: Iterable[Report]) -> Fleet:
             parts[seen.id].append(seen)
     cards = [_joined(found) for found in parts.values()]
     peers = _peers(cards)
-    drivers: dict[str, Counter[str | None]] = defaultdict(Counter)
+    drivers: dict[_Model, Counter[str | None]] = defaultdict(Counter)
     for card in cards:
         drivers[card.model][card.device.driver] += 1
     judged = tuple(_card(card, peers[card.id], drivers[card.model]) for card in cards)
