@@ -79,6 +79,11 @@ def test_a_better_limit_never_gets_less(orders: list[Order], limits: Bounds, dat
                 assert got[better.id] >= got[worse.id]
 
 
+def test_a_unit_that_does_not_divide_goes_to_the_better_limit() -> None:
+    book = [order("b", "bid", 1, 50), order("a", "ask", 2, 40), order("z", "ask", 2, 30)]
+    assert fills(clear(book, replace(BOUNDS, low_micro_usd=50, fair_micro_usd=50))) == {"b": 1, "z": 1}
+
+
 def fills(found: Auction) -> dict[str, int]:
     return {f.id: f.milli_cu_hours for f in found.fills}
 

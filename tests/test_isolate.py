@@ -294,7 +294,7 @@ def test_a_task_that_cannot_be_read_is_told() -> None:
         assert (ended.how, ended.result) == ("crashed", b"")
         assert "exit code 1: harness.errors.ForgeryError" in ended.why
         empty = codec.encode(
-            {"kind": "measure", "jobs": [], "device": None, "effort": None, "idle_w": None, "idle_s": 0}
+            {"kind": "measure", "jobs": [], "device": None, "effort": None, "idle_w": None, "idle_s": 0, "live": None}
         )
         assert "a measuring task names jobs" in nursery.run(empty, deadline_s=60).why
 

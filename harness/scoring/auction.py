@@ -2,7 +2,8 @@
 
 The price is the one that trades most; of those, the one that leaves the least unserved; of those, the nearest to the fair price; of two
 as near, the lower. Orders with room to spare at that price are served whole, and those just at it share what is left in proportion to
-their size, whole units only; units that do not divide go to the largest remainders, and of equal ones to the id that comes first.
+their size, whole units only; units that do not divide go to the largest remainders, of equal ones to the better limit, and then to the id that
+comes first.
 Nothing depends on the order of submission.
 
 Covers: no order trades beyond its limit, no more can be traded at any price within the bounds, what buyers pay is what sellers get, and
@@ -90,7 +91,9 @@ def clear(orders: Sequence[Order], bounds: Bounds) -> Auction:
     low, high = max(bounds.low_micro_usd, bounds.reserve_micro_usd), bounds.high_micro_usd
     if low > high:
         return _nothing(f"the reserve of {bounds.reserve_micro_usd} is above the highest price, {high}")
-    bids, asks = ([o for o in orders if o.side == side] for side in ("bid", "ask"))
+    # The better limit first, then the id: so are units shared out that do not divide.
+    bids = sorted((o for o in orders if o.side == "bid"), key=lambda o: (-o.limit_micro_usd, o.id))
+    asks = sorted((o for o in orders if o.side == "ask"), key=lambda o: (o.limit_micro_usd, o.id))
     demand, supply = _Curve(bids), _Curve(asks)
 
     def worth(price: int) -> tuple[int, int, int, int]:
@@ -125,12 +128,13 @@ def _served(orders: Sequence[Order], volume: int, is_better: Callable[[Order], b
 
 
 def _in_proportion(sizes: Mapping[str, int], volume: int) -> dict[str, int]:
+    """Share out a volume by size; of equal remainders, the one that stands first in `sizes` gets the unit."""
     total = sum(sizes.values())
     if volume >= total:
         return dict(sizes)
     shares = {name: divmod(size * volume, total) for name, size in sizes.items()}
     left = volume - sum(whole for whole, _ in shares.values())
-    first = sorted(shares, key=lambda name: (-shares[name][1], name))[:left]
+    first = sorted(shares, key=lambda name: -shares[name][1])[:left]  # stable
     return {name: whole for name, (whole, _) in shares.items()} | {name: shares[name][0] + 1 for name in first}
 
 
