@@ -190,6 +190,7 @@ def _llvm() -> None:
             "by a relocation of kind 1,|by a relocation of kind 11,",
         ),
     ],
+    ids=["a function", "a variable", "an address"],
 )
 def test_code_that_needs_something_else_is_refused(ir: str, reloc: str, why: str) -> None:
     with pytest.raises(FailureError, match=why):
