@@ -18,7 +18,7 @@ from harness import codec
 from harness.device.cpu import CpuDevice
 from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.model import Challenge, Verdict
-from harness.proof import bounds, bundle, by_file, chain, challenge, prover, residency, rows
+from harness.proof import bounds, bundle, by_file, chain, challenge, hashing, prover, residency, rows
 from harness.proof.generator import random_bytes
 from harness.proof.projection import Projection, tolerance
 from harness.proof.signing import keygen, load_key
@@ -114,6 +114,11 @@ def test_sums_of_integers_on_the_host_are_exact_beyond_what_float32_holds() -> N
     out = np.empty((1, 16), dtype=np.int32)
     chain._on_host(task, drawn)(rows, out)
     assert (out == 127 * 127 * (n - 1) - 128 * 127).all()
+
+
+def test_digests_of_different_kinds_are_never_alike() -> None:
+    kinds = (hashing.LEAF, hashing.SUMS, hashing.NODE, hashing.TOP, hashing.SCAN, hashing.SCAN_NODE)
+    assert len({hashing.row_digest(kind, 1, 2, bytes(64), bytes(32)) for kind in kinds}) == 6
 
 
 # --- projections ------------------------------------------------------------------------------------------------------
