@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +16,15 @@ from proofs import CPU, NOW, answered, commit, faults, issued
 
 from harness import codec
 from harness.device.cpu import CpuDevice
-from harness.errors import FailureError, MisuseError
+from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.model import Challenge, Verdict
-from harness.proof import bounds, bundle, by_file, chain, challenge, prover, residency
+from harness.proof import bounds, bundle, by_file, chain, challenge, hashing, prover, residency, rows
 from harness.proof.generator import random_bytes
 from harness.proof.projection import Projection, tolerance
+from harness.proof.signing import keygen, load_key
 from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
-from harness.proof.transcript import write
-from harness.proof.verifier import Session, faults_of
+from harness.proof.transcript import open_file, write
+from harness.proof.verifier import Session, check, faults_of
 
 # --- challenges -------------------------------------------------------------------------------------------------------
 
@@ -114,6 +116,11 @@ def test_sums_of_integers_on_the_host_are_exact_beyond_what_float32_holds() -> N
     assert (out == 127 * 127 * (n - 1) - 128 * 127).all()
 
 
+def test_digests_of_different_kinds_are_never_alike() -> None:
+    kinds = (hashing.LEAF, hashing.SUMS, hashing.NODE, hashing.TOP, hashing.SCAN, hashing.SCAN_NODE)
+    assert len({hashing.row_digest(kind, 1, 2, bytes(64), bytes(32)) for kind in kinds}) == 6
+
+
 # --- projections ------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +200,30 @@ def test_no_time_is_negative() -> None:
     assert (fault.path, fault.what) == ("$.elapsed_s", "is negative")
 
 
+# --- what a stranger sends --------------------------------------------------------------------------------------------
+
+
+def test_a_refused_answer_is_nobodys_whoever_signed_it(tmp_path: Path) -> None:
+    keygen(tmp_path / "key")
+    key = load_key(tmp_path / "key")
+    transcript, openings = commit(issued()).transcript("ef" * 32, key)
+    assert check(transcript, io.BytesIO(openings)).signed_by == key.public_hex
+    assert check(transcript, io.BytesIO(bytes(len(openings)))).signed_by is None
+
+
+def test_a_file_of_nothing_but_faults_is_told_eight_and_draws_no_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    transcript, openings = answered(commit(issued(openings=20)))
+    wrong = bytes(len(openings))
+    forged = replace(transcript, openings_digest=hashlib.sha256(wrong).hexdigest())
+    monkeypatch.setattr(rows, "Projection", lambda *_: pytest.fail("what is wrong anyway cost a projection"))
+    assert len(faults((forged, wrong))) == 8
+
+
+def test_a_first_line_without_end_is_not_read() -> None:
+    with pytest.raises(ForgeryError, match="no line within 262144 bytes"):
+        open_file(io.BytesIO(b" " * (1 << 18) + b"\n"))
+
+
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -262,9 +293,9 @@ def test_an_audit_of_a_report_names_the_outcome_that_is_another(tmp_path: Path) 
     jobs = [replace(job(n), benchmark="sha256", version=bench.version, params={"n": n}) for n in (64, 128, 192)]
     digests = [answer_digest(bench.build(backend, int(j.seed, 16), j.params).run(), backend) for j in jobs]
 
-    def audited(told: list[str], name: str, **more: Any) -> Verdict:
+    def audited(told: list[str], name: str, *, flops: int = 0, **more: Any) -> Verdict:
         outcomes = [
-            Outcome(measurement=replace(m, job=j, answer_digest=d))
+            Outcome(measurement=replace(m, job=j, answer_digest=d, work=replace(m.work, flops=flops)))
             for j, d in zip(jobs, told, strict=True)
             if (m := measured(1).measurement)
         ]
@@ -277,7 +308,28 @@ def test_an_audit_of_a_report_names_the_outcome_that_is_another(tmp_path: Path) 
     false = audited([digests[0], "0" * 64, digests[2]], "false")
     assert (false.accepted, false.proven) == (False, ())
     assert [fault.path for fault in false.faults] == ["$.outcomes[1].measurement"]
+    assert [w for w in audited(digests, "huge", flops=10**12).not_proven if "too much work" in w]
     drawn = {sum("bit for bit" in w for w in audited(digests, "some", count=1, seed=f"{i}").proven) for i in range(4)}
     assert drawn == {1}
     found = {audited([digests[0], "0" * 64, digests[2]], "some", count=1, seed=f"{i}").accepted for i in range(8)}
     assert found == {True, False}  # which one is drawn is the seed's to say
+
+
+def test_an_audit_finds_no_fault_where_its_own_answers_decide_nothing() -> None:
+    from test_verify import measured
+
+    from harness.cluster import replay
+
+    theirs = measured(1).measurement
+    assert theirs is not None
+    mine, other = theirs.answer_digest, "0" * 64
+    assert replay._compared(theirs, [(mine, True, True), (other, True, True)]).proven
+    assert replay._compared(theirs, [(other, True, True), (other, True, True)]).fault
+    for answers, why in (
+        ([(mine, True, True), (other, True, False)], "own answer does not pass"),
+        ([(other, True, True), (other, False, True)], "floats"),
+        ([(other, True, True), ("1" * 64, True, True)], "how many threads"),
+    ):
+        found = replay._compared(theirs, answers)
+        assert why in str(found.open_question)
+        assert not found.fault

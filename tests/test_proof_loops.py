@@ -78,6 +78,13 @@ def test_code_is_made_once_and_kept_where_nobody_else_can_write(made: list[str],
     assert kept(tmp_path).parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_code_of_another_make_is_not_taken(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    loops._code("x")
+    monkeypatch.setattr(loops, "_origin", lambda: "0" * 32)
+    loops._code("x")
+    assert made == ["x", "x"]
+
+
 def _swap(path: Path) -> None:
     """Put a link to a stranger's file in a file's place."""
     other = path.parent.parent / "other"
@@ -92,7 +99,6 @@ BREACHES: dict[str, Callable[[Path], object]] = {
     "a link": _swap,
     "torn": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "empty": lambda path: path.write_bytes(b""),
-    "of another make": lambda path: path.rename(path.with_name("x-" + "0" * 32)),
 }
 
 
@@ -156,10 +162,10 @@ def test_a_service_has_its_loop_before_it_is_asked(
 # --- by themselves ----------------------------------------------------------------------------------------------------
 
 
-def _object(ir: str) -> bytes:
+def _object(ir: str, reloc: str = "pic") -> bytes:
     from llvmlite import binding  # type: ignore[import-untyped]
 
-    machine = binding.Target.from_default_triple().create_target_machine(reloc="pic", codemodel="small")
+    machine = binding.Target.from_default_triple().create_target_machine(reloc=reloc, codemodel="small")
     code: bytes = machine.emit_object(binding.parse_assembly(ir))
     return code
 
@@ -170,22 +176,25 @@ def _llvm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ir", "why"),
+    ("ir", "reloc", "why"),
     [
-        ("declare void @other()\ndefine void @f() {\n call void @other()\n ret void\n}", "needs other"),
+        ("declare void @other()\ndefine void @f() {\n call void @other()\n ret void\n}", "pic", "needs other by"),
         (
-            "@kept = internal global i32 0\ndefine i32 @f() {\n %1 = load i32, ptr @kept\n store i32 1, ptr @kept\n ret i32 %1\n}",
-            "by a relocation|written to",
+            "@kept = internal global i32 7\ndefine i32 @f() {\n %1 = load i32, ptr @kept\n store i32 1, ptr @kept\n ret i32 %1\n}",
+            "pic",
+            "section .data is to be written to",
         ),
         (
             "@far = internal constant ptr @f\ndefine ptr @f() {\n %1 = load volatile ptr, ptr @far\n ret ptr %1\n}",
-            "by a relocation|written to",
+            "static",  # an address instead of a distance
+            "by a relocation of kind 1,|by a relocation of kind 11,",
         ),
     ],
+    ids=["a function", "a variable", "an address"],
 )
-def test_code_that_needs_something_else_is_refused(ir: str, why: str) -> None:
+def test_code_that_needs_something_else_is_refused(ir: str, reloc: str, why: str) -> None:
     with pytest.raises(FailureError, match=why):
-        ahead.linked(_object(ir), "f")
+        ahead.linked(_object(ir, reloc), "f")
 
 
 def test_another_machines_code_is_refused() -> None:
@@ -212,6 +221,9 @@ def test_a_process_that_cannot_compile_says_why(monkeypatch: pytest.MonkeyPatch)
         loops._made("nosuch")
     with pytest.raises(MisuseError, match="no loop"):
         ahead.object_of("nosuch")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, CODE, b"killed"))
+    with pytest.raises(FailureError, match="ended with 1: killed"):
+        loops._made("x")
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -18,12 +18,13 @@ from harness.device.cpu import CpuDevice
 from harness.errors import ForgeryError, MisuseError
 from harness.market.desk import Desk
 from harness.market.line import Line
-from harness.market.messages import Asked, Commitment, Judged, require_verdict_of, sign_verdict
-from harness.market.prove import Here, Place
+from harness.market.messages import CLAIM, JUDGED, PONG, Asked, Commitment, Judged, require_verdict_of, sign_verdict
+from harness.market.prove import Here, Place, prove
 from harness.market.verdicts import keep, verdicts
 from harness.model import Challenge, Transcript
 from harness.proof import prover
-from harness.proof.signing import Key
+from harness.proof.signing import REPORT, Key
+from harness.proof.transcript import DOMAIN as TRANSCRIPT
 from harness.proof.transcript import open_file
 
 
@@ -70,6 +71,51 @@ def test_a_signature_for_another_purpose_signs_no_verdict(judged: Judged) -> Non
     digest = codec.digest(replace(judged, signature=None))
     with pytest.raises(ForgeryError, match="does not fit"):
         require_verdict_of(replace(judged, signature=SIGNER.sign(digest)), SIGNER.public_hex)
+
+
+def test_no_kind_of_document_can_be_signed_as_another() -> None:
+    domains = (REPORT, TRANSCRIPT, CLAIM, PONG, JUDGED)
+    assert all(one.endswith(b"\0") and one.count(b"\0") == 1 and len(one) > 1 for one in domains)
+    assert len({*domains}) == len(domains)
+
+
+def test_a_late_answer_takes_the_place_of_none() -> None:
+    at, clock = desk(signer=SIGNER)
+    own = key()
+    session = claimed(at, own, CPU.uuid)
+    asked = opened(at, clock, session)
+    clock.at_s += 2  # a second was claimed
+    (missing,) = at.results(1).verdicts
+    assert missing.verdict.work is None
+    held = prover.commit(asked, CpuDevice(CPU))
+    reply = at.commit(session, Commitment(device_uuid=CPU.uuid, commitment=held.root), at_s=clock())
+    transcript, openings = held.transcript(reply.asked, own)
+    late = at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock())
+    assert late.verdict.work is not None
+    assert at.results(1).verdicts == (late,)
+    require_verdict_of(late, SIGNER.public_hex)
+
+
+def test_every_prover_is_told_whose_verdict_to_take(monkeypatch: pytest.MonkeyPatch, judged: Judged) -> None:
+    at, clock = desk()
+    told: list[Place] = []
+
+    class Told:
+        def answer(self, place: Place) -> Judged:
+            told.append(place)
+            return judged
+
+    def post(_: Line, path: str, record: Any, kind: type[Any]) -> Any:
+        if path == "/claims":
+            return at.claim(record)
+        clock.at_s += 10
+        return at.open(path.split("/")[2])
+
+    monkeypatch.setattr(Line, "get", lambda *_: at.notice())
+    monkeypatch.setattr(Line, "post", post)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert prove("http://127.0.0.1:1", [(CPU.uuid, 1.0, Told())], key(), verifier="ab" * 32) == (judged,)
+    assert [place.verifier for place in told] == ["ab" * 32]
 
 
 def test_every_verdict_of_an_epoch_is_signed_even_that_nothing_came() -> None:
