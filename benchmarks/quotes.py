@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import gc
 import pstats
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -25,6 +27,7 @@ from harness import codec, stats
 from harness.model import Device, Interval, Outcome, Quote, Report, Round, Work
 from harness.proof.seal import OPEN, seal
 from harness.scoring import evidence, parquet
+from harness.scoring.evidence import load_quickly
 from harness.scoring.price import quote
 
 CARDS = 8
@@ -101,36 +104,40 @@ def main() -> None:
     args = parser.parse_args()
     market = StandIn() if args.stand_in else None
     with tempfile.TemporaryDirectory() as folder:
-        reports = [node(at) for at in range(args.nodes)]
-        files = Path(folder, "results")
+        files, table = Path(folder, "results"), Path(folder, "fleet.parquet")
         files.mkdir()
-        for at, one in enumerate(reports):
-            Path(files, f"{at:06}.json").write_bytes(codec.encode(one))
-        table = Path(folder, "fleet.parquet")
+        for at in range(args.nodes):
+            Path(files, f"{at:06}.json").write_bytes(codec.encode(node(at)))
         parquet.export(*sorted(files.iterdir()), out=table)
         size = sum(f.stat().st_size for f in files.iterdir()) / args.nodes
-        print(f"{args.nodes} nodes of {CARDS} GPUs, {size / 1000:.0f} kB a report")
-        ways: dict[str, Callable[[], Sequence[Quote]]] = {
-            "records in memory": lambda: quote(*reports, market=market),
-            "report files, verified": lambda: evidence.quote(files, market=market),
-            "one Parquet file": lambda: evidence.quote(table, market=market),
-        }
-        for name, way in ways.items():
-            profiler = cProfile.Profile()
-            if args.profile:
-                profiler.enable()
-            began = time.process_time()
-            found = way()
-            took = time.process_time() - began
-            profiler.disable()
-            unpriced = [one for one in found if one.status != "priced"]
-            if unpriced or len(found) != args.nodes * CARDS:
-                sys.exit(f"{len(found)} quotes, {len(unpriced)} of them without a price: {unpriced[:1]}")
-            print(
-                f"{name:<24} {1000 * took / len(found):8.3f} ms a device {60 * len(found) / took:10.0f} devices a minute"
-            )
-            if args.profile:
-                pstats.Stats(profiler).sort_stats("tottime").print_stats(22)
+        print(
+            f"{args.nodes} nodes of {CARDS} GPUs, {size / 1000:.0f} kB a report, {table.stat().st_size / args.nodes / 1000:.0f} in Parquet"
+        )
+        evidence.quote(next(files.iterdir()), market=market)  # what is read once a process is read now
+        told = partial(tell, args.nodes * CARDS, profiled=args.profile)
+        told("report files, verified", lambda: evidence.quote(files, market=market))
+        told("one Parquet file", lambda: evidence.quote(table, market=market))
+        reports = [load_quickly(file) for file in sorted(files.iterdir())]
+        gc.collect()
+        gc.freeze()  # the caller's records are no part of what pricing them costs
+        told("records in memory", lambda: quote(*reports, market=market))
+
+
+def tell(count: int, name: str, way: Callable[[], Sequence[Quote]], *, profiled: bool) -> None:
+    """Time one way from where a fleet's results are to its quotes, in CPU time of this process."""
+    profiler = cProfile.Profile()
+    if profiled:
+        profiler.enable()
+    began = time.process_time()
+    found = way()
+    took = time.process_time() - began
+    profiler.disable()
+    unpriced = [one for one in found if one.status != "priced"]
+    if unpriced or len(found) != count:
+        sys.exit(f"{len(found)} quotes, {len(unpriced)} of them without a price: {unpriced[:1]}")
+    print(f"{name:<24} {1000 * took / count:8.3f} ms a device {60 * count / took:10.0f} devices a minute")
+    if profiled:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(22)
 
 
 if __name__ == "__main__":

@@ -213,10 +213,25 @@ def faster(outcome: Outcome) -> Outcome:
     return replace(outcome, measurement=replace(m, time_s=m.time_s / 2, interval=interval))
 
 
+def surer(end: str, times: float) -> Any:
+    """Return what moves one end of an interval, and nothing else."""
+
+    def change(outcome: Outcome) -> Outcome:
+        m = outcome.measurement
+        assert m is not None
+        interval = replace(m.interval, **{end: getattr(m.interval, end) * times})
+        return replace(outcome, measurement=replace(m, interval=interval))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (faster, "its raw times give"),
+        (surer("high_s", 0.999), "its raw times give"),
+        (surer("low_s", 0.999), "its raw times give"),
+        (surer("confidence_fraction", 0.999), "its raw times give"),
         (lambda o: replace(o, measurement=None), "must hold exactly one of measurement, skipped and failed"),
     ],
 )
