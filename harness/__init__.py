@@ -18,6 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.cli.fleet_quotes import quote_on_ray
     from harness.cluster.checkup import doctor
     from harness.cluster.nodes import node
     from harness.cluster.replay import audit, prove
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from harness.scoring.recompute import recompute
 
 _HOMES = {
+    "harness.cli.fleet_quotes": ("quote_on_ray",),
     "harness.cluster.checkup": ("doctor",),
     "harness.cluster.nodes": ("node",),
     "harness.cluster.replay": ("audit", "prove"),
@@ -144,6 +146,7 @@ __all__ = [
     "prove",
     "prover",
     "quote",
+    "quote_on_ray",
     "recompute",
     "refit",
     "report",

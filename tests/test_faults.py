@@ -19,15 +19,20 @@ import pytest
 from fakedriver import Driver, each_once
 from fakefleet import FAKE_DEADLINE_S, PACED, FakeLease, Nodes, fleet, orders, surroundings, to_do
 from test_isolate import marked, wait_for
+from test_piecework import node as priced_node
 from test_plugin import install
 
+from harness import codec
+from harness.cli.fleet_quotes import quotes_through
 from harness.cluster.errand import Errand
 from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
 from harness.cluster.local import run_here
 from harness.cluster.signals import Patience
 from harness.cluster.task import Inventory
+from harness.errors import ForgeryError
 from harness.model import Job, Measurement, Outcome
 from harness.proof.verify import job_of
+from harness.scoring import evidence, piecework
 
 pytestmark = pytest.mark.slow
 
@@ -156,6 +161,20 @@ def measured(outcome: Outcome) -> Measurement:
 def by_way(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     """Return the outcomes of mishaps by how they went wrong."""
     return {str(job.params["how"]): outcome for outcome in outcomes if (job := job_of(outcome))}
+
+
+def test_a_fleets_quotes_by_the_cores_of_three_nodes_are_those_of_this_process_to_the_byte(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(piecework, "_CHUNK_BYTES", 1)
+    for at in range(12):
+        (tmp_path / f"{at:03}.json").write_bytes(codec.encode(priced_node(at)))
+    here = evidence.quote(tmp_path, profile="hpc", history=[tmp_path])
+    there = quotes_through(ray, piecework.order(profile="hpc", history=[tmp_path]), [tmp_path])
+    assert [codec.encode(one) for one in there] == [codec.encode(one) for one in here] != []
+    (tmp_path / "007.json").write_bytes(b"{}")
+    with pytest.raises(ForgeryError, match=f"in {tmp_path}/007.json"):
+        tuple(quotes_through(ray, piecework.order(), [tmp_path]))
 
 
 def test_each_node_says_what_it_has_and_no_two_need_be_alike(found: dict[str, Inventory]) -> None:

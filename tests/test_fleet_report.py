@@ -334,14 +334,14 @@ def test_rows_are_read_in_batches_and_a_report_may_span_several(
 def test_a_fleet_is_scored_and_priced_from_parquet_holding_one_report_at_a_time(
     tmp_path: Path, two: tuple[Report, Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, as_it_is, at_once = tmp_path / "fleet.parquet", parquet._report, list[int]()
+    out, as_it_is, at_once = tmp_path / "fleet.parquet", parquet.report_of, list[int]()
     export(*two, out=out)
 
-    def report(rows: Any, where: str, **how: bool) -> Report:
+    def report(head: bytes, rows: Any, where: str, **how: bool) -> Report:
         at_once.append(len(rows))
-        return as_it_is(rows, where, **how)
+        return as_it_is(head, rows, where, **how)
 
-    monkeypatch.setattr(parquet, "_report", report)
+    monkeypatch.setattr(parquet, "report_of", report)
     assert evidence.score(out) == evidence.score(*two) != ()
     assert evidence.quote(out, two[0]) == evidence.quote(*two, two[0]) != ()
     assert at_once == [8, 4] * 2

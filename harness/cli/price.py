@@ -9,7 +9,9 @@ from pathlib import Path
 import click
 
 from harness import codec
-from harness.cli.output import json_option, show, show_json
+from harness.cli.fleet_quotes import quote_on_ray
+from harness.cli.output import hushed, json_option, show, show_json
+from harness.cli.standby import stand_by
 from harness.errors import FailureError, MisuseError
 from harness.model import Quote
 from harness.render import text
@@ -70,9 +72,12 @@ def score(*, reports: tuple[str, ...], profile: str, as_json: bool) -> None:
 @click.option("--congestion", type=Number(), default="1", show_default=True, help="The controller's multiplier, from 0.5 to 2.")  # fmt: skip
 @click.option("--history", multiple=True, metavar="REPORT", help="An earlier report, or a folder of them: what reliability is taken from.")  # fmt: skip
 @click.option("--explain", is_flag=True, help="Print the whole derivation.")
+@click.option("--ray", metavar="ADDRESS", help="Share the reports out over the cores of a Ray cluster: HOST:PORT of its head, or local.")  # fmt: skip
 @click.option("--out", metavar="FOLDER", help="Write each quote into a file of its own, for `harness verify`.")
 @json_option
+@click.pass_context
 def quote(
+    ctx: click.Context,
     *,
     reports: tuple[str, ...],
     costs: str | None,
@@ -87,12 +92,15 @@ def quote(
     congestion: Decimal,
     history: tuple[str, ...],
     explain: bool,
+    ray: str | None,
     out: str | None,
     as_json: bool,
 ) -> None:
     """Price the devices of reports, with the breakdown of each price.
 
     Folders of reports and files that `harness fleet export` wrote are read, too, a report at a time.
+    With --ray they are read here and travel as bytes; the quotes are the same to the byte. Nodes that price cannot be measured
+    meanwhile without the one disturbing the other.
 
     \b
     Keys of the costs file, all optional: electricity_usd_per_kwh, pue, capex_usd, life_years,
@@ -109,7 +117,15 @@ def quote(
         congestion=congestion,
     )
     given = load_costs(costs) if costs else None
-    quotes = evidence.quote(*reports, costs=given, profile=profile, basis=basis, deal=deal, history=history)
+    if ray and (code := stand_by("no quote was written")) is not None:
+        ctx.exit(code)
+    if ray:
+        with hushed(ray):
+            quotes = quote_on_ray(
+                *reports, ray=ray, costs=given, profile=profile, basis=basis, deal=deal, history=history
+            )
+    else:
+        quotes = evidence.quote(*reports, costs=given, profile=profile, basis=basis, deal=deal, history=history)
     files = [_written(one, Path(out)) for one in quotes] if out else []
     if as_json:
         show_json(quotes)

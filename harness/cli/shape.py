@@ -49,6 +49,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "quote": (
         "harness quote report.json --profile decode",
         "harness quote report.json --explain",
+        "harness quote fleet.parquet --ray 10.0.0.1:6379 --json",
     ),
     "score": ("harness score report.json --profile training",),
     "compare": ("harness compare before.json after.json",),

@@ -15,10 +15,10 @@ _PR_SET_PDEATHSIG = 1
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def stand_by() -> int | None:
+def stand_by(kept: str = "what was measured is on disk") -> int | None:
     """Fork. In the child return None: it goes on with the work. In the parent hand signals on, and return the child's exit code.
 
-    Only for a process without threads.
+    Only for a process without threads. `kept` says what is not lost if the child is.
 
     Raises:
         FailureError: a signal ended the child.
@@ -37,7 +37,7 @@ def stand_by() -> int | None:
             signal.signal(number, handler)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        msg = f"the run was ended by {signal.Signals(-code).name}, which Ray may do to a process whose cluster it has lost; what was measured is on disk"
+        msg = f"the run was ended by {signal.Signals(-code).name}, which Ray may do to a process whose cluster it has lost; {kept}"
         raise FailureError(msg)
     return code
 

@@ -333,10 +333,14 @@ def _live(ray: Any) -> list[Any]:
 
 
 @contextmanager
-def connect(address: str) -> Iterator[Any]:
+def connect(address: str, local_cpus: int | None = 1) -> Iterator[Any]:
     """Connect to a Ray cluster for the length of a context, which is given the module; `local` starts a cluster and ends it.
 
     Ray's threads print when they like: whoever has a terminal to keep clean uses `rayenv.quiet` around this.
+
+    Args:
+        address: HOST:PORT of its head, or `local`.
+        local_cpus: cores that a cluster started here may give to calls that take one; None for all of them.
 
     Raises:
         MisuseError: there is no cluster at that address, or none that we may enter.
@@ -350,7 +354,7 @@ def connect(address: str) -> Iterator[Any]:
             ray.init(
                 address=address,
                 include_dashboard=False if local else None,
-                num_cpus=1 if local else None,  # a lease takes none; Ray would start a worker for each
+                num_cpus=local_cpus if local else None,  # a lease takes none; Ray would start a worker for each
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )

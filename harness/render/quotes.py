@@ -86,7 +86,7 @@ def _step(title: str, lines: Iterator[str]) -> RenderableType:
 
 def _ground(quote: Quote) -> Iterator[str]:
     yield f"report        {quote.report_digest}"
-    for name, digest in quote.digests.items():
+    for name, digest in sorted(quote.digests.items()):
         yield f"{name:<13} {digest}"
     for digest in quote.evidence:
         yield f"outcome       {digest}"
@@ -96,7 +96,7 @@ def _asked(terms: Terms) -> Iterator[str]:
     yield f"by {terms.basis}, for profile {terms.profile}, on {terms.at}, from a {terms.segment}"
     told = {"provider": terms.provider, "spot": terms.spot or None, "term_s": terms.term_s or None}
     yield from (f"{name} {value}" for name, value in told.items() if value is not None)
-    yield from (f"{name} = {value} (given)" for name, value in terms.costs.items())
+    yield from (f"{name} = {value} (given)" for name, value in sorted(terms.costs.items()))
     if terms.record:
         yield f"a history of {len(terms.record.report_digests)} reports: {', '.join(d[:12] for d in terms.record.report_digests)}"
 

@@ -20,7 +20,7 @@ from harness.scoring.profiles import Profile
 from harness.scoring.score import score as score_records
 from harness.scoring.worth import Market
 
-__all__ = ["Source", "fleet", "load", "load_quickly", "price", "quote", "score"]
+__all__ = ["Source", "fleet", "gathered", "load", "load_named", "load_quickly", "price", "quote", "reports_in", "score"]
 
 Source = Report | bytes | str | Path
 
@@ -34,12 +34,32 @@ def load(source: Source) -> Report:
     """
     if isinstance(source, Report):
         return source
+    if isinstance(source, bytes):
+        return _verified(source, "report")
+    from harness.scoring.quick import bytes_of
+
+    return _verified(bytes_of(Path(source)), str(source))
+
+
+def load_named(data: bytes, name: str) -> Report:
+    """Return a report from the bytes of a file of that name, verified: the fast way, or else the long one, which says what is wrong.
+
+    Raises:
+        ForgeryError: it is not a report, or it was changed; names the file.
+    """
+    from harness.scoring.quick import load_fast
+
+    return load_fast(data) or _verified(data, name)
+
+
+def _verified(data: bytes, name: str) -> Report:
     from harness.proof.verify import judge_report  # brings the signature library, which records in memory do without
 
-    if isinstance(source, bytes):
-        report, name = codec.decode(source, Report), "report"
-    else:
-        report, name = codec.read(Path(source), Report), str(source)
+    try:
+        report = codec.decode(data, Report)
+    except ForgeryError as err:
+        what = f"{err.what} (in {name})"
+        raise ForgeryError(what, err.path) from err
     faults = judge_report(report, name).faults
     if faults:
         what = f"{faults[0].what} (in {name})"
@@ -54,7 +74,7 @@ def score(*reports: Source, profile: str | Profile = "general") -> tuple[Score, 
         MisuseError: there is no such file or profile.
         ForgeryError: a file is not a report, or was changed.
     """
-    return tuple(one for report in _gathered(reports) for one in score_records(report, profile=profile))
+    return tuple(one for report in gathered(reports) for one in score_records(report, profile=profile))
 
 
 def quote(  # noqa: PLR0913 - each is a part of what is asked
@@ -81,9 +101,9 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
         MisuseError: there is no such file or profile.
         ForgeryError: a file is not a report, or was changed.
     """
-    past = tuple(_gathered(tuple(history)))
+    past = tuple(gathered(tuple(history)))
     asked = quoter(costs=costs, profile=profile, basis=basis, deal=deal, history=past, market=market)
-    return tuple(one for report in _gathered(reports, for_price=True) for one in asked(report))
+    return tuple(one for report in gathered(reports, for_price=True) for one in asked(report))
 
 
 def price(  # noqa: D417, PLR0913 - the rest is described by `quote`
@@ -123,10 +143,10 @@ def fleet(*reports: Source) -> Fleet:
         MisuseError: there is no such file.
         ForgeryError: a file is not a report, or was changed.
     """
-    return fleet_of_records(_gathered(reports))
+    return fleet_of_records(gathered(reports))
 
 
-def _gathered(sources: tuple[Source, ...], *, for_price: bool = False) -> Iterator[Report]:
+def gathered(sources: tuple[Source, ...], *, for_price: bool = False) -> Iterator[Report]:
     """Yield reports, one at a time: those of report files verified, and those of Parquet files without their plans."""
     from harness.scoring.parquet import read  # which reads reports through this module
 
@@ -134,7 +154,7 @@ def _gathered(sources: tuple[Source, ...], *, for_price: bool = False) -> Iterat
         if isinstance(source, str | Path) and Path(source).suffix == ".parquet":
             yield from read(source, for_price=for_price)
         elif isinstance(source, str | Path) and Path(source).is_dir():
-            yield from map(load_quickly, _reports_in(Path(source)))
+            yield from map(load_quickly, reports_in(Path(source)))
         else:
             yield load_quickly(source)
 
@@ -143,13 +163,19 @@ def load_quickly(source: Source) -> Report:
     """Return a report the fast way, or else the long one, which says what is wrong."""
     if isinstance(source, Report):
         return source
-    from harness.scoring.quick import load_fast
+    if isinstance(source, bytes):
+        return load_named(source, "report")
+    from harness.scoring.quick import bytes_of
 
-    return load_fast(source if isinstance(source, bytes) else Path(source)) or load(source)
+    return load_named(bytes_of(Path(source)), str(source))
 
 
-def _reports_in(folder: Path) -> list[Path]:
-    """Return the files of a folder that are named as reports are, in the order of their names, which is that of time."""
+def reports_in(folder: Path) -> list[Path]:
+    """Return the files of a folder that are named as reports are, in the order of their names, which is that of time.
+
+    Raises:
+        MisuseError: there are none.
+    """
     found = sorted(folder.glob("[0-9]*.json"))
     if not found:
         message = f"no report in {str(folder)!r}: none of its files is named as `harness run` names them"

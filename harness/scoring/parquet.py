@@ -34,9 +34,10 @@ from harness.scoring.frame import value_of
 from harness.scoring.quick import canonical
 from harness.units import quantity
 
-__all__ = ["export", "read", "read_texts", "write_texts"]
+__all__ = ["Row", "export", "pieces", "read", "read_texts", "report_of", "write_texts"]
 
 T = TypeVar("T")
+Row = tuple[str, bytes]  # the digest of an outcome, and its bytes
 
 _ROWS = 1024  # read at once
 _HEAD = msgspec.json.Decoder(Report, strict=True)
@@ -101,8 +102,36 @@ def read(path: str | Path, *, for_price: bool = False) -> Iterator[Report]:
         MisuseError: there is no such file.
         ForgeryError: it is not a file that `export` wrote, or a row does not give the outcome that it names.
     """
-    for _, rows in itertools.groupby(_rows(Path(path)), key=operator.attrgetter("report_digest")):
-        yield _report(list(rows), str(path), for_price=for_price)
+    for head, rows in pieces(path):
+        yield report_of(head, rows, str(path), for_price=for_price)
+
+
+def pieces(path: str | Path) -> Iterator[tuple[bytes, tuple[Row, ...]]]:
+    """Yield of each report of a Parquet file the bytes of its head, and its rows: what `report_of` makes a report of, and judges.
+
+    Raises:
+        MisuseError: there is no such file.
+        ForgeryError: it is not a file that `export` wrote.
+    """
+    for _, group in itertools.groupby(_rows(Path(path)), key=operator.attrgetter("report_digest")):
+        rows = list(group)
+        head = rows[0].heads[rows[0].at].as_py().encode()
+        yield head, tuple((row.outcome_digest, row.outcome) for row in rows)
+
+
+def report_of(head: bytes, rows: Sequence[Row], where: str, *, for_price: bool = False) -> Report:
+    """Return a report from a piece of the Parquet file `where`, without its plan and with the seal it had.
+
+    Raises:
+        ForgeryError: its head is none, or a row does not give the outcome that it names.
+    """
+    report = _decoded(head, _HEAD)
+    for digest, outcome in rows:
+        if hashlib.sha256(outcome).hexdigest() != digest:
+            what = f"a row does not give the outcome that it names, {digest[:8]}"
+            raise ForgeryError(what, where)
+    outcomes = tuple((brief(outcome) if for_price else None) or _decoded(outcome, _OUTCOME) for _, outcome in rows)
+    return replace(report, outcomes=outcomes, seal=replace(report.seal, outcomes=tuple(digest for digest, _ in rows)))
 
 
 def write_texts(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
@@ -313,16 +342,6 @@ def _rows(path: Path) -> Iterator[_Row]:
     except OSError as err:
         msg = f"cannot read {str(path)!r}: {err.strerror or err}"
         raise MisuseError(msg) from err
-
-
-def _report(rows: list[_Row], where: str, *, for_price: bool = False) -> Report:
-    head = _decoded(rows[0].heads[rows[0].at].as_py().encode(), _HEAD)
-    for row in rows:
-        if hashlib.sha256(row.outcome).hexdigest() != row.outcome_digest:
-            what = f"a row does not give the outcome that it names, {row.outcome_digest[:8]}"
-            raise ForgeryError(what, where)
-    outcomes = tuple((brief(row.outcome) if for_price else None) or _decoded(row.outcome, _OUTCOME) for row in rows)
-    return replace(head, outcomes=outcomes, seal=replace(head.seal, outcomes=tuple(row.outcome_digest for row in rows)))
 
 
 def _decoded(data: bytes, reader: msgspec.json.Decoder[T]) -> T:

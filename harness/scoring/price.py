@@ -7,7 +7,7 @@ Does not cover: what one buyer would pay, or what a price does to demand. A quot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -29,14 +29,14 @@ from harness.scoring.score import score_of
 from harness.scoring.tables import digest_of, parameter
 from harness.scoring.worth import Appraiser, Market, shipped_market
 
-__all__ = ["Basis", "Deal", "profile_in", "quote", "quoter", "requote"]
+__all__ = ["TABLES", "Basis", "Deal", "profile_in", "quote", "quoter", "quoter_on", "requote", "terms_of"]
 
 Basis = Literal["market", "cost"]
 
 _VALID_FOR_S = 600  # ten minutes: what a buyer needs to say yes
 _HOURS_A_YEAR = 8760
 _PICO = Decimal("0.000000000001")  # a dollar holds 10^12: an Mcycle of the cheapest card still has six digits
-_TABLES = ("cost_defaults", "devices", "pricing", "profiles", "public_ranges", "reference")
+TABLES = ("cost_defaults", "devices", "pricing", "profiles", "public_ranges", "reference")
 _PRICED = ("gemm_fp16", "gemm_bf16", "gemm_fp32", "mem")  # what the market model takes
 _BATCHES = {"FLOP": 10**15, "B": 10**12}  # counted things come by the million
 
@@ -128,23 +128,29 @@ def quoter(  # noqa: PLR0913 - each is a part of what is asked
     market: Market | None = None,
 ) -> Callable[[Report], tuple[Quote, ...]]:
     """Return what prices one report after the other on the same terms: for a fleet. The arguments are those of `quote`."""
-    chosen, deal = profile_of(profile), deal or Deal()
-    asked = _terms(chosen, told_costs(costs or Costs()), basis, deal)
+    chosen = profile_of(profile)
+    terms = terms_of(chosen, costs or Costs(), basis, deal or Deal())
+    return quoter_on(terms, chosen, lambda uuid: record_of(uuid, history, chosen), market)
+
+
+def quoter_on(
+    asked: Terms, profile: Profile, record: Callable[[str], Record | None], market: Market | None = None
+) -> Callable[[Report], tuple[Quote, ...]]:
+    """Return what prices one report after the other on terms of `terms_of`; `record` tells a device's record by its UUID."""
     pricers: dict[tuple[str, str, Record | None], _Pricer] = {}
 
     def pricer(kind: str, at: str, record: Record | None) -> _Pricer:
-        key = ("cost" if kind == "cpu" else basis, at, record)
+        key = ("cost" if kind == "cpu" else asked.basis, at, record)
         if key not in pricers:
             terms = replace(asked, basis=key[0], at=at, record=record)
-            pricers[key] = _Pricer(terms, chosen, market)
+            pricers[key] = _Pricer(terms, profile, market)
         return pricers[key]
 
     def quoted(report: Report) -> tuple[Quote, ...]:
-        at = deal.at.isoformat() if deal.at else report.sealed_at[:10]
+        at = asked.at or report.sealed_at[:10]
         with precise():
             return tuple(
-                pricer(seen.kind, at, record_of(seen.device_uuid, history, chosen)).quote(report, seen)
-                for seen in capability(report)
+                pricer(seen.kind, at, record(seen.device_uuid)).quote(report, seen) for seen in capability(report)
             )
 
     return quoted
@@ -164,18 +170,18 @@ def requote(report: Report, device_uuid: str, terms: Terms, *, market: Market | 
         return _Pricer(terms, profile_in(terms), market).quote(report, seen)
 
 
-def _terms(profile: Profile, costs: Mapping[str, str], basis: Basis, deal: Deal) -> Terms:
-    """Return what a quote is asked for, in the form in which the quote keeps it, but for the day and the device's record."""
+def terms_of(profile: Profile, costs: Costs, basis: Basis, deal: Deal) -> Terms:
+    """Return what a quote is asked for, in the form in which it keeps it, but for the device's record and a day that is the report's."""
     rate = deal.interruptions_per_hour
     return Terms(
         basis=basis,
         profile=profile.name,
         shares={} if profile.ours else {name: plain(profile.shares[name]) for name in sorted(profile.shares)},
         profile_memory_bytes=profile.memory_bytes,
-        costs=costs,
+        costs=told_costs(costs),
         segment=deal.segment,
         provider=deal.provider,
-        at="",
+        at=deal.at.isoformat() if deal.at else "",
         spot=deal.spot,
         term_s=deal.term_s,
         interruptions_per_hour=None if rate is None else plain(rate),
@@ -203,7 +209,7 @@ class _Pricer:
     def __init__(self, terms: Terms, profile: Profile, market: Market | None) -> None:
         self._terms, self._profile = terms, profile
         self._settings = dict(settings(given_costs(terms.costs)))
-        self._digests = {name: digest_of(name) for name in _TABLES} | {"profile": profile.digest}
+        self._digests = {name: digest_of(name) for name in TABLES} | {"profile": profile.digest}
         self._appraiser = None
         if terms.basis == "market":
             market = market or shipped_market()

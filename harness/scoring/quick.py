@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median, stdev
+from typing import TypeVar
 
 import msgspec
 
@@ -25,7 +26,9 @@ from harness.errors import ForgeryError, MisuseError
 from harness.model import Job, Measurement, Outcome, Report
 from harness.stats import CONFIDENCE, interval, step
 
-__all__ = ["canonical", "load_fast"]
+__all__ = ["bytes_of", "canonical", "load_fast", "spell", "unspell"]
+
+T = TypeVar("T")
 
 _ROUNDING = 1e-9  # relative, as where reports are verified
 _SHORTEST_S, _LONGEST_S = 1e-15, 1e9  # as where reports are verified
@@ -54,7 +57,7 @@ def load_fast(source: bytes | Path) -> Report | None:
     Raises:
         MisuseError: there is no such file.
     """
-    data = _bytes_of(source)
+    data = source if isinstance(source, bytes) else bytes_of(source)
     if len(data) > codec.MAX_BYTES:
         return None
     try:
@@ -76,7 +79,7 @@ def canonical(record: object, digest: str) -> bytes:
     Raises:
         ForgeryError: the record does not have that digest.
     """
-    fast = _WHOLE.sub(rb"\1", _WRITER.encode(record))
+    fast = spell(record)
     data = fast if hashlib.sha256(fast).hexdigest() == digest else codec.encode(record)
     if data is not fast and hashlib.sha256(data).hexdigest() != digest:
         what = f"it is not the {type(record).__name__.lower()} that the seal names, {digest[:8]}"
@@ -84,13 +87,35 @@ def canonical(record: object, digest: str) -> bytes:
     return data
 
 
-def _bytes_of(source: bytes | Path) -> bytes:
-    if isinstance(source, bytes):
-        return source
+def spell(record: object) -> bytes:
+    """Return the bytes of a record that give it back exactly: the canonical ones, but where a number or a text is a rare one."""
+    return _WHOLE.sub(rb"\1", _WRITER.encode(record))
+
+
+def unspell(data: bytes, kind: type[T]) -> T:
+    """Return a record from what `spell` gave of it, or from its canonical bytes.
+
+    Raises:
+        ForgeryError: they are neither; says what and where.
+    """
     try:
-        return source.read_bytes()
+        record = msgspec.json.decode(data, type=kind, strict=True)
+    except (msgspec.MsgspecError, RecursionError):
+        return codec.decode(data, kind)
+    return record if spell(record) == data else codec.decode(data, kind)
+
+
+def bytes_of(path: Path) -> bytes:
+    """Return the bytes of a file, or of one that is larger than a document may be enough to be refused.
+
+    Raises:
+        MisuseError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(codec.MAX_BYTES + 1)
     except OSError as err:
-        message = f"cannot read {str(source)!r}: {err.strerror}"
+        message = f"cannot read {str(path)!r}: {err.strerror}"
         raise MisuseError(message) from err
 
 
