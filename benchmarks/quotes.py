@@ -1,7 +1,9 @@
 """How many devices a minute one core prices, from report files and from one Parquet file: `python benchmarks/quotes.py [--nodes 200]`.
 
 A made-up fleet: eight GPUs a node, a sealed report each with a dozen sustained results a GPU, of eight rounds each. Reported: the whole way from
-files, verification included; from Parquet; and pricing alone, of records in memory. `--profile` prints where the time goes.
+files, verification included; from Parquet; and pricing alone, of records in memory: CPU time of this process. Then both kinds of file through a
+Ray cluster of this machine's cores (`--no-ray` does without): by the clock once its workers have begun, and what of it is this process, which reads
+and hands out. `--profile` prints where the time goes.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import gc
+import os
 import pstats
 import sys
 import tempfile
@@ -24,9 +27,12 @@ from standin import StandIn
 from test_scoring import gpu, measured, report
 
 from harness import codec, stats
+from harness.cli.fleet_quotes import quotes_through
+from harness.cluster.fanout import connect
+from harness.cluster.rayenv import quiet
 from harness.model import Device, Interval, Outcome, Quote, Report, Round, Work
 from harness.proof.seal import OPEN, seal
-from harness.scoring import evidence, parquet
+from harness.scoring import evidence, parquet, piecework
 from harness.scoring.evidence import load_quickly
 from harness.scoring.price import quote
 
@@ -101,6 +107,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=200)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--stand-in", action="store_true", help="the tests' market instead of the shipped model")
+    parser.add_argument("--no-ray", action="store_true")
     args = parser.parse_args()
     market = StandIn() if args.stand_in else None
     with tempfile.TemporaryDirectory() as folder:
@@ -117,6 +124,8 @@ def main() -> None:
         told = partial(tell, args.nodes * CARDS, profiled=args.profile)
         told("report files, verified", lambda: evidence.quote(files, market=market))
         told("one Parquet file", lambda: evidence.quote(table, market=market))
+        if not args.no_ray and market is None:
+            through_ray(args.nodes * CARDS, files, table)
         reports = [load_quickly(file) for file in sorted(files.iterdir())]
         gc.collect()
         gc.freeze()  # the caller's records are no part of what pricing them costs
@@ -132,12 +141,36 @@ def tell(count: int, name: str, way: Callable[[], Sequence[Quote]], *, profiled:
     found = way()
     took = time.process_time() - began
     profiler.disable()
-    unpriced = [one for one in found if one.status != "priced"]
-    if unpriced or len(found) != count:
-        sys.exit(f"{len(found)} quotes, {len(unpriced)} of them without a price: {unpriced[:1]}")
+    judge(found, count)
     print(f"{name:<24} {1000 * took / count:8.3f} ms a device {60 * count / took:10.0f} devices a minute")
     if profiled:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(22)
+
+
+def through_ray(count: int, files: Path, table: Path) -> None:
+    """Time both kinds of file through Ray."""
+    order, lines = piecework.order(), []
+    with quiet(), connect("local", local_cpus=None) as ray:
+        tuple(
+            quotes_through(ray, order, [files])
+        )  # each core has a worker now, and each worker has read what it reads once
+        for name, source in (("report files", files), ("one Parquet file", table)):
+            began, own = time.perf_counter(), time.process_time()
+            found = tuple(quotes_through(ray, order, [source]))
+            took, own = time.perf_counter() - began, time.process_time() - own
+            judge(found, count)
+            lines.append(
+                f"{name + ', Ray':<24} {1000 * took / count:8.3f} ms a device {60 * count / took:10.0f} devices a minute by the clock, "
+                f"{os.cpu_count()} cores; {1000 * own / count:.3f} ms a device in this process"
+            )
+    print(*lines, sep="\n")
+
+
+def judge(found: Sequence[Quote], count: int) -> None:
+    """End it unless so many devices have a price."""
+    unpriced = [one for one in found if one.status != "priced"]
+    if unpriced or len(found) != count:
+        sys.exit(f"{len(found)} quotes, {len(unpriced)} of them without a price: {unpriced[:1]}")
 
 
 if __name__ == "__main__":
