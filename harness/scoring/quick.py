@@ -46,6 +46,7 @@ class _Sliced(msgspec.Struct):
 
 
 _WHOLE = re.compile(rb"(?<=[:\[,])(-?\d+)\.0(?=[,\]}])")
+_PERHAPS_WHOLE = re.compile(rb"\.0[,\]}]")  # begins with what is rare, so that it is found ten times as fast
 _WRITER = msgspec.json.Encoder(order="sorted")
 _SLICER = msgspec.json.Decoder(_Sliced)
 _READER = msgspec.json.Decoder(Report, strict=True)
@@ -89,7 +90,8 @@ def canonical(record: object, digest: str) -> bytes:
 
 def spell(record: object) -> bytes:
     """Return the bytes of a record that give it back exactly: the canonical ones, but where a number or a text is a rare one."""
-    return _WHOLE.sub(rb"\1", _WRITER.encode(record))
+    data = _WRITER.encode(record)
+    return _WHOLE.sub(rb"\1", data) if _PERHAPS_WHOLE.search(data) else data
 
 
 def unspell(data: bytes, kind: type[T]) -> T:
