@@ -163,20 +163,6 @@ def by_way(outcomes: Sequence[Outcome]) -> dict[str, Outcome]:
     return {str(job.params["how"]): outcome for outcome in outcomes if (job := job_of(outcome))}
 
 
-def test_a_fleets_quotes_by_the_cores_of_three_nodes_are_those_of_this_process_to_the_byte(
-    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(piecework, "_CHUNK_BYTES", 1)
-    for at in range(12):
-        (tmp_path / f"{at:03}.json").write_bytes(codec.encode(priced_node(at)))
-    here = evidence.quote(tmp_path, profile="hpc", history=[tmp_path])
-    there = quotes_through(ray, piecework.order(profile="hpc", history=[tmp_path]), [tmp_path])
-    assert [codec.encode(one) for one in there] == [codec.encode(one) for one in here] != []
-    (tmp_path / "007.json").write_bytes(b"{}")
-    with pytest.raises(ForgeryError, match=f"in {tmp_path}/007.json"):
-        tuple(quotes_through(ray, piecework.order(), [tmp_path]))
-
-
 def test_each_node_says_what_it_has_and_no_two_need_be_alike(found: dict[str, Inventory]) -> None:
     gpus = {name: [(d.uuid, d.name) for d in i.devices if d.kind == "cuda"] for name, i in found.items()}
     told = {"a": A, "b": B, "head": ("GPU-untold=T4",)}
@@ -328,6 +314,20 @@ def test_a_gpu_that_somebody_else_computes_on_is_not_believed_unless_forced(
         ((_, forced),) = run_here([errand], orders(force=True))
     (notes / "busy-GPU-b0").unlink()
     measured(forced)
+
+
+def test_a_fleets_quotes_by_the_cores_of_three_nodes_are_those_of_this_process_to_the_byte(
+    ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(piecework, "_CHUNK_BYTES", 1)
+    for at in range(12):
+        (tmp_path / f"{at:03}.json").write_bytes(codec.encode(priced_node(at)))
+    here = evidence.quote(tmp_path, profile="hpc", history=[tmp_path])
+    there = quotes_through(ray, piecework.order(profile="hpc", history=[tmp_path]), [tmp_path])
+    assert [codec.encode(one) for one in there] == [codec.encode(one) for one in here] != []
+    (tmp_path / "007.json").write_bytes(b"{}")
+    with pytest.raises(ForgeryError, match=f"in {tmp_path}/007.json"):
+        tuple(quotes_through(ray, piecework.order(), [tmp_path]))
 
 
 def test_a_request_that_ray_can_never_meet_is_reported_in_seconds(ray: Any, found: dict[str, Inventory]) -> None:
