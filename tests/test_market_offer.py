@@ -6,7 +6,8 @@ import json
 import stat
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +37,7 @@ from harness.market.offer import (
     typed_data_of,
 )
 from harness.market.secp256k1 import ORDER, Signer, keygen, load_signer, recover
+from harness.model import Quote, Terms
 from harness.scoring import price
 
 # --- what it is built on ----------------------------------------------------------------------------------------------
@@ -325,6 +327,28 @@ def test_an_offer_names_its_evidence_its_promise_and_its_price_inputs() -> None:
     assert offer.device_commitment == evidence.committed(quote.device_uuid, "0x" + "ab" * 32)
     assert offer.device_commitment != offered(device_salt="0x" + "ac" * 32).device_commitment
     assert offer == make_offer(codec.encode(quote), terms(journal_head="ab" * 32))
+
+
+def price_inputs() -> Iterator[tuple[str, Quote, Decimal, Decimal | None]]:
+    """Yield the quote with each input of its price changed in turn, and what it is sold with."""
+    own, one = quoted(), Decimal(1)
+    yield "usd_per_asset", own, Decimal("1.01"), None
+    yield "units_per_s", own, one, Decimal(1)
+    yield "method", replace(own, method="cost"), one, None
+    for name, digest in own.digests.items():
+        yield f"digests.{name}", replace(own, digests=own.digests | {name: f"{digest}0"}), one, None
+    for field in fields(Terms):
+        value = getattr(own.terms, field.name)
+        changed = {"x": "1"} if isinstance(value, Mapping) else (not value) if isinstance(value, bool) else f"{value}1"
+        yield f"terms.{field.name}", replace(own, terms=replace(own.terms, **{field.name: changed})), one, None
+
+
+def test_abuse_price_inputs_no_input_of_a_price_can_be_changed_without_another_scoring_hash() -> None:
+    seen = {"as it is": evidence.hashed(evidence.scoring(quoted(), usd_per_asset=Decimal(1)))}
+    assert seen["as it is"] == offered().scoring_hash
+    for name, quote, usd, units in price_inputs():
+        seen[name] = evidence.hashed(evidence.scoring(quote, usd_per_asset=usd, units_per_s=units))
+    assert len(seen) == len(set(seen.values())) == 4 + len(quoted().digests) + len(fields(Terms))
 
 
 def test_what_has_no_price_for_a_gpu_market_is_not_offered() -> None:

@@ -3,14 +3,15 @@
 Format: the draft's text with schema `erc-8004-vni/aggregated-response/v1`. One validator is a network of one (N 1, D 1, M 1); for offers that are paid
 for it suggests N 5, D 3, M 4.
 
-Covers: what each validator signed, that all are about one request, and the verdict that follows from them by the policy.
-Does not cover: that validators are independent of each other; who runs them is said by the network's own methodology.
+Covers: what each validator signed, that all are about one request, that enough operators stand behind them by a list of who runs which validator, and
+the verdict that follows from them by the policy.
+Does not cover: that the list is true, or that operators are independent of each other: that is the network's own methodology.
 The draft leaves the Merkle tree of several attestations open: here a parent is the Keccak-256 of its children in ascending order, a last odd node moves up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,12 +157,28 @@ def aggregated(policy: Policy, answers: Sequence[Signed]) -> tuple[dict[str, Any
     return document, "0x" + keccak256(rfc8785.dumps(document)).hex()
 
 
-def check(document: Any, policy: Policy, *, agent_id: int, chain_id: int, network: str) -> int:
+def check(  # noqa: PLR0913 - each is signed, or says who signed
+    document: Any,
+    policy: Policy,
+    *,
+    agent_id: int,
+    chain_id: int,
+    network: str,
+    operators: Mapping[str, str] | None = None,
+) -> int:
     """Return the verdict of such a file, 0 or 100, if every signature is its validator's and all follows from them.
 
+    Args:
+        document: the file.
+        policy: that was agreed on before.
+        agent_id: whom the request is about.
+        chain_id: of the network.
+        network: its contract.
+        operators: who runs each validator, by address; one who is not listed stands for nobody. None does for a policy of one operator alone.
+
     Raises:
-        ForgeryError: it does not.
-        MisuseError: extra `sign` is missing.
+        ForgeryError: it does not, or fewer operators stand behind the answers than the policy wants.
+        MisuseError: extra `sign` is missing, or `operators` where the policy wants several.
     """
     answers = []
     for index, one in enumerate(listed(document, "attestations")):
@@ -189,7 +206,20 @@ def check(document: Any, policy: Policy, *, agent_id: int, chain_id: int, networ
     except MisuseError as err:
         raise ForgeryError(str(err), "$.attestations") from err
     agree(made, document)
+    _independent(policy, answers, operators)
     return _verdict(policy, answers)
+
+
+def _independent(policy: Policy, answers: Sequence[Signed], operators: Mapping[str, str] | None) -> None:
+    if policy.min_operators == 1:
+        return
+    if operators is None:
+        message = f"the policy wants {policy.min_operators} operators: say who runs each validator (operators)"
+        raise MisuseError(message)
+    behind = {operators[v] for one in answers if (v := one.attestation.validator) in operators}
+    if len(behind) < policy.min_operators:
+        what = f"{len(behind)} operators stand behind the answers; the policy wants {policy.min_operators}"
+        raise ForgeryError(what, "$.validators")
 
 
 def _entry(one: Signed) -> dict[str, Any]:

@@ -156,6 +156,29 @@ def _validation() -> Schema:
     )
 
 
+def _feedback() -> Schema:
+    account = {"type": "string", "pattern": "^eip155:[1-9][0-9]*:0x[0-9a-f]{40}$"}
+    registry = {"type": "string", "pattern": "^eip155:[1-9][0-9]*:0x[0-9a-fA-F]{40}$"}
+    proof = _closed(
+        fromAddress=_ADDRESS, toAddress=_ADDRESS, chainId=_NUMBER, txHash=_HASH, asset=_ADDRESS, amountAtomic=_NUMBER
+    )
+    return _with_offer(
+        _closed(
+            "proofOfPayment",
+            agentRegistry=registry,
+            agentId=_WHOLE,
+            clientAddress=account,
+            createdAt={"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"},
+            value={"type": "integer", "minimum": 0, "maximum": 10_000},
+            valueDecimals={"enum": [0, 2]},
+            tag1={"enum": ["starred", "successRate", "uptime", "speed"]},
+            tag2=_TEXT,
+            endpoint=_TEXT,
+            proofOfPayment=proof,
+        )
+    )
+
+
 def _aggregated() -> Schema:
     verdict = {"type": "integer", "minimum": 0, "maximum": 100}
     attestation = _closed(
@@ -297,6 +320,7 @@ _MAKERS: dict[str, Callable[[], Schema]] = {
     "mpp": _mpp,
     "erc8004": _registration,
     "erc8004-validation": _validation,
+    "erc8004-feedback": _feedback,
     "erc8294": _aggregated,
     "erc8183": _job,
     "erc8183-evaluation": _evaluation,
