@@ -15,9 +15,12 @@ from offers import SIGNER, USDC, offered, signed
 from test_market_views import PAYER, SAID, sold
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market import envelope as envelopes
-from harness.market.envelope import Envelope
-from harness.market.feedback import (
+from harness.market.dialects.schemas import schema_of
+from harness.market.offers import envelope as envelopes
+from harness.market.offers.envelope import Envelope
+from harness.market.offers.keccak import keccak256
+from harness.market.offers.secp256k1 import Signer
+from harness.market.sales.feedback import (
     KINDS,
     Agent,
     Given,
@@ -26,9 +29,6 @@ from harness.market.feedback import (
     to_feedback,
     weighed,
 )
-from harness.market.keccak import keccak256
-from harness.market.schemas import schema_of
-from harness.market.secp256k1 import Signer
 
 OWNER = "0x" + "77" * 20
 AGENT = Agent(
@@ -111,7 +111,7 @@ def test_what_says_nothing_is_no_feedback(change: dict[str, Any]) -> None:
 def test_abuse_self_dealing_the_sellers_own_feedback_weighs_nothing_even_if_paid() -> None:
     honest, praise = file(4000, buyer(1)), [file(10_000, own) for own in sorted(AGENT.own)]
     found = weighed([said(one) for one in (honest, *praise)], AGENT, kind="uptime", seen=on_chain(honest, *praise))
-    assert (found.value, found.payer_count) == (40, 1)
+    assert (found.value, found.payer_count) == (Fraction(40), 1)
     assert [why for _, why in found.raw] == [None] + ["by the agent itself"] * 3
 
 
@@ -123,7 +123,7 @@ def test_abuse_self_dealing_many_addresses_without_a_payment_that_was_seen_weigh
     stolen = [said(honest, author=buyer(n)) for n in range(160, 190)]
     everything = [said(honest), *unpaid, *claimed, *stolen]
     found = weighed(everything, AGENT, kind="uptime", seen=on_chain(honest))
-    assert (found.value, found.payer_count) == (40, 1)
+    assert (found.value, found.payer_count) == (Fraction(40), 1)
     assert [one for one, _ in found.raw] == everything
     assert [why for _, why in found.raw[1::30]] == [
         "no proof of payment",
@@ -158,7 +158,7 @@ def test_a_file_other_than_the_registry_names_and_another_kind_are_kept_and_weig
         Given(author=PAYER, file_hash="0x" + keccak256(b"{").hex(), file=b"{"),
     ]
     found = weighed([good, *wrong], AGENT, kind="uptime", seen=on_chain(one))
-    assert (found.value, found.payer_count, len(found.raw)) == (50, 1, 5)
+    assert (found.value, found.payer_count, len(found.raw)) == (Fraction(50), 1, 5)
     assert all(why for _, why in found.raw[1:])
     assert weighed([good], AGENT, kind="speed", seen=on_chain(one)).raw[0][1] == "of another kind: uptime"
     with pytest.raises(ForgeryError, match="unknown field"):
@@ -187,4 +187,4 @@ def test_a_loud_payer_moves_the_number_no_more_than_a_quiet_one() -> None:
     files = [file(9000, buyer(1)), file(9000, buyer(2)), file(0, buyer(3))]
     events = [said(one) for one in files] + [said(files[2])] * 50
     found = weighed(events, AGENT, kind="uptime", seen=on_chain(*files))
-    assert (found.value, found.payer_count) == (90, 3)
+    assert (found.value, found.payer_count) == (Fraction(90), 3)

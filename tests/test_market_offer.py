@@ -23,11 +23,11 @@ from test_scoring import on_cpu
 
 from harness import codec
 from harness.errors import ForgeryError, MisuseError
-from harness.market import envelope as envelopes
-from harness.market import evidence, keccak, secp256k1
-from harness.market.abi import calldata, checksummed, encode
-from harness.market.envelope import Envelope, Evidence, decode, verify
-from harness.market.offer import (
+from harness.market.offers import envelope as envelopes
+from harness.market.offers import evidence, keccak, secp256k1
+from harness.market.offers.abi import calldata, checksummed, encode
+from harness.market.offers.envelope import Envelope, Evidence, decode, verify
+from harness.market.offers.offer import (
     Offer,
     captured_atomic,
     digest_of,
@@ -36,7 +36,7 @@ from harness.market.offer import (
     price_fraction,
     typed_data_of,
 )
-from harness.market.secp256k1 import ORDER, Signer, keygen, load_signer, recover
+from harness.market.offers.secp256k1 import ORDER, Signer, keygen, load_signer, recover
 from harness.model import Quote, Terms
 from harness.scoring import price
 
@@ -336,10 +336,12 @@ def price_inputs() -> Iterator[tuple[str, Quote, Decimal, Decimal | None]]:
     yield "units_per_s", own, one, Decimal(1)
     yield "method", replace(own, method="cost"), one, None
     for name, digest in own.digests.items():
-        yield f"digests.{name}", replace(own, digests=own.digests | {name: f"{digest}0"}), one, None
+        yield f"digests.{name}", replace(own, digests={**own.digests, name: f"{digest}0"}), one, None
     for field in fields(Terms):
         value = getattr(own.terms, field.name)
-        changed = {"x": "1"} if isinstance(value, Mapping) else (not value) if isinstance(value, bool) else f"{value}1"
+        changed: Any = (
+            {"x": "1"} if isinstance(value, Mapping) else (not value) if isinstance(value, bool) else f"{value}1"
+        )
         yield f"terms.{field.name}", replace(own, terms=replace(own.terms, **{field.name: changed})), one, None
 
 
@@ -384,7 +386,7 @@ def test_the_arithmetic_of_offers_names_no_float() -> None:
     """What measured numbers are allowed, money is not: a test reads the sources."""
     import ast
 
-    folder = Path(secp256k1.__file__).parent
+    room = Path(secp256k1.__file__).parents[1]
     for name in (
         "offer",
         "envelope",
@@ -399,13 +401,13 @@ def test_the_arithmetic_of_offers_names_no_float() -> None:
         "table",
         "abi",
     ):
-        tree = ast.parse((folder / f"{name}.py").read_text())
+        tree = ast.parse(next(room.rglob(f"{name}.py")).read_text())
         for node in ast.walk(tree):
             assert not (isinstance(node, ast.Constant) and isinstance(node.value, float)), (name, node.lineno)
             assert not (isinstance(node, ast.Name) and node.id == "float"), (name, node.lineno)
 
 
 def test_making_an_offer_loads_no_library_that_signs() -> None:
-    code = "import sys, harness.market.offer, harness.market.envelope, harness.market.x402; print(*{m.split('.')[0] for m in sys.modules})"
+    code = "import sys, harness.market.offers.offer, harness.market.offers.envelope, harness.market.dialects.x402; print(*{m.split('.')[0] for m in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"eth_account", "coincurve", "pydantic", "numpy", "pandas", "pyarrow", "web3"} & set(found)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from offers import GLM, NOW_S, SIGNER, any_offer, offered, quoted, signed
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market import (
+from harness.market.dialects import (
     a2a,
     akash,
     bittensor,
@@ -34,13 +34,13 @@ from harness.market import (
     x402,
     zerog,
 )
-from harness.market import envelope as envelopes
-from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, checksummed
-from harness.market.envelope import Envelope
-from harness.market.offer import Offer, digest_of, held_atomic, price_fraction
-from harness.market.onchain import Request
-from harness.market.secp256k1 import Signer
-from harness.market.till import Sold
+from harness.market.dialects.onchain import Request
+from harness.market.offers import envelope as envelopes
+from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, checksummed
+from harness.market.offers.envelope import Envelope
+from harness.market.offers.offer import Offer, digest_of, held_atomic, price_fraction
+from harness.market.offers.secp256k1 import Signer
+from harness.market.sales.till import Sold
 
 TOKEN: dict[str, Any] = {"token_name": "USD Coin", "token_version": "2"}
 PAYER = "0x" + "66" * 20
