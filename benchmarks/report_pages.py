@@ -63,7 +63,9 @@ def main() -> None:
         cpu = page(folder, "cpu", [recorded("cpu")])
         look(browser, cpu, 1280, picture("desktop"))
         look(browser, cpu, 390, picture("phone"))
-        look(browser, page(folder, "emulated", [recorded("emulated")]), 1280, None)
+        emulated = page(folder, "emulated", [recorded("emulated")])
+        look(browser, emulated, 1280, picture("gpus-desktop"))
+        look(browser, emulated, 390, picture("gpus-phone"))
         look(browser, page(folder, "fleet", many(64)), 1280, picture("fleet"))
         if asked.reports:
             look(browser, page(folder, "large", many(asked.reports)), 1280, None)

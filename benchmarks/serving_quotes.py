@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.market.secp256k1 import keygen
+from harness.market.offers.secp256k1 import keygen
 
 ROOT = Path(__file__).parents[1]
 BODY = json.dumps({"seconds": 60}).encode()

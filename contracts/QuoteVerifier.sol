@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.24;
 
-/// A price for compute as harness signs it (harness/market/offer.py): EIP-712, name "GPU Compute Quote", version "1".
+/// A price for compute as harness signs it (harness/market/offers/offer.py): EIP-712, name "GPU Compute Quote", version "1".
 struct ComputeQuote {
     bytes32 quoteId;
     uint32 revision;

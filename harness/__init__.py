@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError, WrongAnswerError
     from harness.fitting.backtest import backtest, refit
     from harness.inference.serve_bench import serve_bench
-    from harness.market.agents import mcp, verify_quote
-    from harness.market.akash import bid as akash_price
-    from harness.market.journal_check import check as journal
-    from harness.market.offer import make_offer as offer
-    from harness.market.prove import prover
-    from harness.market.serve import verifier
-    from harness.market.service import serve
-    from harness.market.shop import Seller, Token
-    from harness.market.verdicts import verdicts
+    from harness.market.dialects.akash import bid as akash_price
+    from harness.market.offers.offer import make_offer as offer
+    from harness.market.sales.journal_check import check as journal
+    from harness.market.sales.service import serve
+    from harness.market.sales.shop import Seller, Token
+    from harness.market.tools.agents import mcp, verify_quote
+    from harness.market.verifier.prove import prover
+    from harness.market.verifier.serve import verifier
+    from harness.market.verifier.verdicts import verdicts
     from harness.measure.compare import compare
     from harness.model import Device, Measurement, Quote, Report, Score, Verdict
     from harness.proof.by_file import challenge, check
@@ -65,15 +65,15 @@ _HOMES = {
     "harness.errors": ("FailureError", "ForgeryError", "HarnessError", "MisuseError", "WrongAnswerError"),
     "harness.fitting.backtest": ("backtest", "refit"),
     "harness.inference.serve_bench": ("serve_bench",),
-    "harness.market.agents": ("mcp", "verify_quote"),
-    "harness.market.akash": ("akash_price",),
-    "harness.market.journal_check": ("journal",),
-    "harness.market.offer": ("offer",),
-    "harness.market.prove": ("prover",),
-    "harness.market.serve": ("verifier",),
-    "harness.market.service": ("serve",),
-    "harness.market.shop": ("Seller", "Token"),
-    "harness.market.verdicts": ("verdicts",),
+    "harness.market.tools.agents": ("mcp", "verify_quote"),
+    "harness.market.dialects.akash": ("akash_price",),
+    "harness.market.sales.journal_check": ("journal",),
+    "harness.market.offers.offer": ("offer",),
+    "harness.market.verifier.prove": ("prover",),
+    "harness.market.verifier.serve": ("verifier",),
+    "harness.market.sales.service": ("serve",),
+    "harness.market.sales.shop": ("Seller", "Token"),
+    "harness.market.verifier.verdicts": ("verdicts",),
     "harness.measure.compare": ("compare",),
     "harness.model": ("Device", "Measurement", "Quote", "Report", "Score", "Verdict"),
     "harness.proof.by_file": ("challenge", "check"),

@@ -10,7 +10,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line. An Akash provider waits for its price, so that command is met at the door, before the others are loaded."""
     if sys.argv[1:2] == ["akash-price"]:
-        from harness.market import akash_script
+        from harness.market.dialects import akash_script
 
         sys.exit(akash_script.main(sys.argv[2:]))
     from harness import cli

@@ -19,11 +19,11 @@ from typing import Any
 from shopfront import BUYER, SELLER, TOKEN, signed
 
 from harness.errors import HarnessError
-from harness.market.facilitator import LocalFacilitator, Payment
-from harness.market.journal import Entry, Journal, Row
-from harness.market.journal_check import check
-from harness.market.paywall import requirements
-from harness.market.till import Sale, Sold, Till
+from harness.market.sales.facilitator import LocalFacilitator, Payment
+from harness.market.sales.journal import Entry, Journal, Row
+from harness.market.sales.journal_check import check
+from harness.market.sales.paywall import requirements
+from harness.market.sales.till import Sale, Sold, Till
 
 STEPS = ("verify", "claim", "within claim", "authorize", "settle", "within settle", "settled", "capture", "within capture", "deliver", "within deliver", "delivered", "answer")  # fmt: skip
 QUOTE = "0x" + "ab" * 32

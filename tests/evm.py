@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import npmcache
 import pytest
 
-from harness.market.keccak import keccak256
+from harness.market.offers.keccak import keccak256
 
 if TYPE_CHECKING:
     import httpx

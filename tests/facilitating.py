@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from harness.market.facilitator import LocalFacilitator, Payment
+from harness.market.sales.facilitator import LocalFacilitator, Payment
 
 __all__ = ["Desk", "facilitating"]
 

@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import strategies as st
 from test_price import ask, node
 
-from harness.market import envelope as envelopes
-from harness.market.envelope import Envelope
-from harness.market.evidence import epoch_s
-from harness.market.offer import Offer, OfferTerms, held_atomic, make_offer
-from harness.market.secp256k1 import Signer
+from harness.market.offers import envelope as envelopes
+from harness.market.offers.envelope import Envelope
+from harness.market.offers.evidence import epoch_s
+from harness.market.offers.offer import Offer, OfferTerms, held_atomic, make_offer
+from harness.market.offers.secp256k1 import Signer
 from harness.model import Quote
 
 __all__ = ["GLM", "NOW_S", "SIGNER", "USDC", "any_offer", "offered", "quoted", "signed", "terms"]

@@ -17,15 +17,15 @@ from standin import StandIn
 from test_price import node
 from test_scoring import gpu
 
-from harness.market.counter import Counter, Fulfil, lease
-from harness.market.docket import Docket
-from harness.market.eip712 import Domain, digest
-from harness.market.facilitator import TRANSFER, Facilitator, LocalFacilitator
-from harness.market.journal import Journal
-from harness.market.paywall import Paywall
-from harness.market.secp256k1 import Signer
-from harness.market.shop import Seller, Shop, Token
-from harness.market.till import Till
+from harness.market.offers.eip712 import Domain, digest
+from harness.market.offers.secp256k1 import Signer
+from harness.market.sales.counter import Counter, Fulfil, lease
+from harness.market.sales.docket import Docket
+from harness.market.sales.facilitator import TRANSFER, Facilitator, LocalFacilitator
+from harness.market.sales.journal import Journal
+from harness.market.sales.paywall import Paywall
+from harness.market.sales.shop import Seller, Shop, Token
+from harness.market.sales.till import Till
 from harness.model import Report
 
 __all__ = [

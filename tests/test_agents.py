@@ -29,11 +29,11 @@ from shopfront import signed as signed_payment
 
 from harness import codec
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.market import envelope as envelopes
-from harness.market import secp256k1
-from harness.market.agents import verify_quote
-from harness.market.page import CSP
-from harness.market.stall import Stall
+from harness.market.offers import envelope as envelopes
+from harness.market.offers import secp256k1
+from harness.market.sales.page import CSP
+from harness.market.tools.agents import verify_quote
+from harness.market.tools.stall import Stall
 from harness.scoring.evidence import load, quote
 
 ROOT = Path(__file__).parent.parent

@@ -69,6 +69,19 @@ def test_every_note_on_a_decision_is_in_its_index() -> None:
     assert notes == set(re.findall(r"\((0[^)]*\.md)\)", (folder / "README.md").read_text()))
 
 
+def test_every_abuse_case_of_the_market_names_its_tests_and_they_exist() -> None:
+    page = (ROOT / "docs" / "marketplace.md").read_text()
+    section = page.split("## Abuse, and what comes of it")[1].split("\n## ")[0]
+    _, _, *rows = [line for line in section.splitlines() if line.startswith("|")]
+    files = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    there = {name for text in files for name in re.findall(r"^(?:async )?def (test_\w+)", text, re.MULTILINE)}
+    assert len(rows) > 20
+    for row in rows:
+        named = set(re.findall(r"`(test_\w+)`", row))
+        assert named, f"no test: {row}"
+        assert named <= there, named - there
+
+
 def test_the_shipped_schema_is_the_generated_one() -> None:
     from harness import codec
 

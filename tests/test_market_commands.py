@@ -17,7 +17,7 @@ from test_market_views import ORDER
 from harness import codec
 from harness.cli import cli
 from harness.errors import ForgeryError, MisuseError
-from harness.market.views import VIEWS
+from harness.market.dialects.views import VIEWS
 
 AT = ("--at", str(NOW_S))
 TERMS = f"""

@@ -6,7 +6,8 @@ import json
 import stat
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -22,11 +23,11 @@ from test_scoring import on_cpu
 
 from harness import codec
 from harness.errors import ForgeryError, MisuseError
-from harness.market import envelope as envelopes
-from harness.market import evidence, keccak, secp256k1
-from harness.market.abi import calldata, checksummed, encode
-from harness.market.envelope import Envelope, Evidence, decode, verify
-from harness.market.offer import (
+from harness.market.offers import envelope as envelopes
+from harness.market.offers import evidence, keccak, secp256k1
+from harness.market.offers.abi import calldata, checksummed, encode
+from harness.market.offers.envelope import Envelope, Evidence, decode, verify
+from harness.market.offers.offer import (
     Offer,
     captured_atomic,
     digest_of,
@@ -35,7 +36,8 @@ from harness.market.offer import (
     price_fraction,
     typed_data_of,
 )
-from harness.market.secp256k1 import ORDER, Signer, keygen, load_signer, recover
+from harness.market.offers.secp256k1 import ORDER, Signer, keygen, load_signer, recover
+from harness.model import Quote, Terms
 from harness.scoring import price
 
 # --- what it is built on ----------------------------------------------------------------------------------------------
@@ -327,6 +329,30 @@ def test_an_offer_names_its_evidence_its_promise_and_its_price_inputs() -> None:
     assert offer == make_offer(codec.encode(quote), terms(journal_head="ab" * 32))
 
 
+def price_inputs() -> Iterator[tuple[str, Quote, Decimal, Decimal | None]]:
+    """Yield the quote with each input of its price changed in turn, and what it is sold with."""
+    own, one = quoted(), Decimal(1)
+    yield "usd_per_asset", own, Decimal("1.01"), None
+    yield "units_per_s", own, one, Decimal(1)
+    yield "method", replace(own, method="cost"), one, None
+    for name, digest in own.digests.items():
+        yield f"digests.{name}", replace(own, digests={**own.digests, name: f"{digest}0"}), one, None
+    for field in fields(Terms):
+        value = getattr(own.terms, field.name)
+        changed: Any = (
+            {"x": "1"} if isinstance(value, Mapping) else (not value) if isinstance(value, bool) else f"{value}1"
+        )
+        yield f"terms.{field.name}", replace(own, terms=replace(own.terms, **{field.name: changed})), one, None
+
+
+def test_abuse_price_inputs_no_input_of_a_price_can_be_changed_without_another_scoring_hash() -> None:
+    seen = {"as it is": evidence.hashed(evidence.scoring(quoted(), usd_per_asset=Decimal(1)))}
+    assert seen["as it is"] == offered().scoring_hash
+    for name, quote, usd, units in price_inputs():
+        seen[name] = evidence.hashed(evidence.scoring(quote, usd_per_asset=usd, units_per_s=units))
+    assert len(seen) == len(set(seen.values())) == 4 + len(quoted().digests) + len(fields(Terms))
+
+
 def test_what_has_no_price_for_a_gpu_market_is_not_offered() -> None:
     from standin import StandIn
 
@@ -360,7 +386,7 @@ def test_the_arithmetic_of_offers_names_no_float() -> None:
     """What measured numbers are allowed, money is not: a test reads the sources."""
     import ast
 
-    folder = Path(secp256k1.__file__).parent
+    room = Path(secp256k1.__file__).parents[1]
     for name in (
         "offer",
         "envelope",
@@ -375,13 +401,13 @@ def test_the_arithmetic_of_offers_names_no_float() -> None:
         "table",
         "abi",
     ):
-        tree = ast.parse((folder / f"{name}.py").read_text())
+        tree = ast.parse(next(room.rglob(f"{name}.py")).read_text())
         for node in ast.walk(tree):
             assert not (isinstance(node, ast.Constant) and isinstance(node.value, float)), (name, node.lineno)
             assert not (isinstance(node, ast.Name) and node.id == "float"), (name, node.lineno)
 
 
 def test_making_an_offer_loads_no_library_that_signs() -> None:
-    code = "import sys, harness.market.offer, harness.market.envelope, harness.market.x402; print(*{m.split('.')[0] for m in sys.modules})"
+    code = "import sys, harness.market.offers.offer, harness.market.offers.envelope, harness.market.dialects.x402; print(*{m.split('.')[0] for m in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"eth_account", "coincurve", "pydantic", "numpy", "pandas", "pyarrow", "web3"} & set(found)

@@ -20,29 +20,23 @@ from test_market_views import EVIDENCE, ORDER, VIEWS, answers, bid, changed, tok
 from harness import codec
 from harness.cli import cli
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.market import (
+from harness.market.dialects import (
     akash,
     bittensor,
     commerce,
-    eip712,
-    envelope,
     erc8004,
     erc8183,
     erc8294,
-    evidence,
     golem,
-    keccak,
     mpp,
-    offer,
     schemas,
-    secp256k1,
-    seller,
     table,
     views,
     x402,
     zerog,
 )
-from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, calldata, checked, encode
+from harness.market.offers import eip712, envelope, evidence, keccak, offer, secp256k1, seller
+from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, calldata, checked, encode
 
 OWN = signed()
 INFO = {"operator": "0x" + "77" * 20, "payer": "0x" + "66" * 20, "lease_s": 60, "refund_s": 60}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from offers import GLM, NOW_S, SIGNER, any_offer, offered, quoted, signed
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market import (
+from harness.market.dialects import (
     a2a,
     akash,
     bittensor,
@@ -26,6 +26,7 @@ from harness.market import (
     erc8004,
     erc8183,
     erc8294,
+    feedback,
     golem,
     mpp,
     schemas,
@@ -33,12 +34,13 @@ from harness.market import (
     x402,
     zerog,
 )
-from harness.market import envelope as envelopes
-from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, checksummed
-from harness.market.envelope import Envelope
-from harness.market.offer import Offer, digest_of, held_atomic, price_fraction
-from harness.market.onchain import Request
-from harness.market.secp256k1 import Signer
+from harness.market.dialects.onchain import Request
+from harness.market.offers import envelope as envelopes
+from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, checksummed
+from harness.market.offers.envelope import Envelope
+from harness.market.offers.offer import Offer, digest_of, held_atomic, price_fraction
+from harness.market.offers.secp256k1 import Signer
+from harness.market.sales.till import Sold
 
 TOKEN: dict[str, Any] = {"token_name": "USD Coin", "token_version": "2"}
 PAYER = "0x" + "66" * 20
@@ -78,6 +80,27 @@ def _request(own: Envelope) -> Request:
     )
 
 
+def sold(own: Envelope, payer: str = PAYER, **more: Any) -> Sold:
+    known: dict[str, Any] = {
+        "id": own.offer.quote_id,
+        "state": "CAPTURED",
+        "payer": payer,
+        "amount_atomic": held_atomic(own.offer, 1200),
+        "asset": own.offer.asset,
+        "network": f"eip155:{own.offer.chain_id}",
+        "transaction": "0x" + payer[-2:] * 32,
+    }
+    return Sold(**(known | more))
+
+
+SAID: dict[str, Any] = {
+    "kind": "uptime",
+    "value": 9977,
+    "created_at": "2026-11-26T12:00:00Z",
+    "endpoint": "https://gpu.example/",
+}
+
+
 def _glm() -> Envelope:
     return signed(asset=GLM, asset_decimals=18, chain_id=137, usd_per_asset=Decimal("0.21"))
 
@@ -100,6 +123,9 @@ VIEWS = {
             own, _request(own), response=0, evidence=EVIDENCE, uri="https://gpu.example/e"
         ),
         lambda d: erc8004.from_validation(d, EVIDENCE)[0],
+    ),
+    "erc8004-feedback": View(
+        lambda own: feedback.to_feedback(own, sold(own), **SAID), lambda d: feedback.from_feedback(d).envelope
     ),
     "erc8183-job": View(lambda own: erc8183.to_job(own, units=1200, expired_at=NOW_S + 7200), erc8183.from_job),
     "erc8183": View(
@@ -151,6 +177,7 @@ FREE = {  # what the offer does not say and nobody signs: the seller's words, th
     "mpp-dynamic": {"url"},
     "erc8004": {"name", "description", "image", "endpoint", "version"},
     "erc8004-validation": {"response", "responseURI", "tag"},
+    "erc8004-feedback": {"value", "endpoint", "txHash", "amountAtomic"},
     "erc8183-job": {"expiredAt"},
     "erc8183": {"contract", "jobId", "deliverable", "reason"},
     "commerce": set[str](),
@@ -289,6 +316,8 @@ def answers(*verdicts: int) -> list[erc8294.Signed]:
 
 
 FIVE = erc8294.Policy(selection_size=5, min_operators=3, min_responses=4)
+OPERATORS = dict(zip((v.address for v in VALIDATORS), "aabbc", strict=True))
+KNOWN: dict[str, Any] = {"agent_id": 22, **NETWORK, "operators": {v.address: v.address for v in VALIDATORS}}
 
 
 @pytest.mark.parametrize(("verdicts", "verdict"), [((100, 100, 0, 60), 100), ((100, 49, 0, 50), 0), ((90,) * 5, 100)])
@@ -297,13 +326,26 @@ def test_a_committees_verdict_follows_from_its_signed_attestations(verdicts: tup
     assert document["aggregatedVerdict"] == verdict
     assert digest != ZERO_BYTES32
     sent = json.loads(json.dumps(document))
-    assert erc8294.check(sent, FIVE, agent_id=22, **NETWORK) == verdict
+    assert erc8294.check(sent, FIVE, **KNOWN) == verdict
     for change in ({"aggregatedVerdict": 100 - verdict}, {"attestationsRoot": "0x" + "0" * 64}, {"policy": "0x"}):
         with pytest.raises(ForgeryError):
-            erc8294.check(sent | change, FIVE, agent_id=22, **NETWORK)
+            erc8294.check(sent | change, FIVE, **KNOWN)
     sent["attestations"][0]["verdict"] = 1
     with pytest.raises(ForgeryError, match="signed by"):
-        erc8294.check(sent, FIVE, agent_id=22, **NETWORK)
+        erc8294.check(sent, FIVE, **KNOWN)
+
+
+def test_abuse_a_captured_evaluator_four_keys_of_two_operators_are_no_committee() -> None:
+    """Four of five agree, but by the list two operators run them all; three behind them are enough."""
+    own = erc8294.aggregated(FIVE, answers(100, 100, 100, 100))[0]
+    with pytest.raises(ForgeryError, match="2 operators stand behind the answers; the policy wants 3"):
+        erc8294.check(own, FIVE, **(KNOWN | {"operators": OPERATORS}))
+    assert erc8294.check(own, FIVE, **(KNOWN | {"operators": OPERATORS | {VALIDATORS[3].address: "d"}})) == 100
+    unlisted = {v.address: v.address for v in VALIDATORS[:2]}
+    with pytest.raises(ForgeryError, match="2 operators"):
+        erc8294.check(own, FIVE, **(KNOWN | {"operators": unlisted}))
+    with pytest.raises(MisuseError, match="say who runs each validator"):
+        erc8294.check(own, FIVE, **(KNOWN | {"operators": None}))
 
 
 def test_too_few_or_doubled_answers_give_no_verdict() -> None:
@@ -470,6 +512,7 @@ def documents() -> dict[str, Any]:
 def test_every_document_fits_its_schema_and_no_field_more_does() -> None:
     found = documents()
     maybe = {"golem.!exp.gap-35.v1.inf.gpu.memory.total.gib", "golem.com.payment.platform.erc20-polygon-glm.address"}
+    maybe.add("proofOfPayment")
     assert {name.removesuffix("-dynamic") for name in found} == {*schemas.NAMES}
     for name, document in found.items():
         validator = jsonschema.Draft202012Validator(schemas.schema_of(name.removesuffix("-dynamic")))

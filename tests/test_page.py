@@ -22,8 +22,8 @@ import pytest
 from test_price import STRANGER, node
 from test_scoring import gpu
 
-from harness.market.page import CSP, HEADERS, Listing, listing, page
-from harness.market.shop import Shelved
+from harness.market.sales.page import CSP, HEADERS, Listing, listing, page
+from harness.market.sales.shop import Shelved
 from harness.scoring import price
 from harness.scoring.evidence import quote
 

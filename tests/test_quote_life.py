@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from harness.cli import cli
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.market.journal import (
+from harness.market.sales.journal import (
     GENESIS,
     DeviceTakenError,
     Entry,
@@ -24,8 +24,8 @@ from harness.market.journal import (
     KeyUsedError,
     PaymentUsedError,
 )
-from harness.market.journal_check import check
-from harness.market.life import AGAIN, IN_FLIGHT, NEXT, START, STATES, TERMINAL, State, StateError, replay, step
+from harness.market.sales.journal_check import check
+from harness.market.sales.life import AGAIN, IN_FLIGHT, NEXT, START, STATES, TERMINAL, State, StateError, replay, step
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 Q = "0x" + "ab" * 32
@@ -227,7 +227,7 @@ def test_a_sealed_step_that_no_life_has_is_found(tmp_path: Path) -> None:
     (row,) = book.append(Entry(quote_id="note", note="n"))
     from dataclasses import replace
 
-    from harness.market.journal import COLUMNS, _flat, seal_of
+    from harness.market.sales.journal import COLUMNS, _flat, seal_of
 
     forged = replace(row, seq=5, quote_id=Q, kind="step", state="CAPTURED", previous=row.digest)
     forged = replace(forged, digest=seal_of(forged))

@@ -17,12 +17,12 @@ from shopfront import BUYER, OTHER, Front, front, header, report_at, required, s
 from test_serve_quotes import MANY, bought, code, serving
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market.disputes import Finding, Promise, judge, promise_of, refund_atomic
-from harness.market.docket import Docket
-from harness.market.door import app
-from harness.market.evidence import hashed
-from harness.market.journal_check import check
-from harness.market.secp256k1 import Signer
+from harness.market.offers.evidence import hashed
+from harness.market.offers.secp256k1 import Signer
+from harness.market.sales.disputes import Finding, Promise, judge, promise_of, refund_atomic
+from harness.market.sales.docket import Docket
+from harness.market.sales.door import app
+from harness.market.sales.journal_check import check
 from harness.model import Report
 
 if TYPE_CHECKING:

@@ -36,15 +36,15 @@ from test_scoring import gpu
 
 from harness import codec
 from harness.errors import FailureError, MisuseError
-from harness.market import envelope as envelopes
-from harness.market.door import app
-from harness.market.fulfil import program
-from harness.market.journal_check import check
-from harness.market.limits import Buckets, Limits
-from harness.market.offer import held_atomic
-from harness.market.secp256k1 import ORDER
-from harness.market.service import TOKENS, serve, token_of
-from harness.market.x402 import receipt_signer
+from harness.market.dialects.x402 import receipt_signer
+from harness.market.offers import envelope as envelopes
+from harness.market.offers.offer import held_atomic
+from harness.market.offers.secp256k1 import ORDER
+from harness.market.sales.door import app
+from harness.market.sales.fulfil import program
+from harness.market.sales.journal_check import check
+from harness.market.sales.limits import Buckets, Limits
+from harness.market.sales.service import TOKENS, serve, token_of
 from harness.model import Quote, Report
 from harness.scoring.price import requote
 
@@ -293,7 +293,7 @@ def test_abuse_replay_of_a_payment_on_another_quote_is_refused(tmp_path: Path) -
         assert len(made.facilitator.transfers) == len(made.delivered) == 1
 
     def freeing(made: Front, quote: dict[str, Any]) -> Any:
-        from harness.market.journal import Entry
+        from harness.market.sales.journal import Entry
 
         states = ("CAPTURED", "DISPUTED", "REBENCHMARKED", "REFUNDED")
         return [
@@ -483,8 +483,8 @@ def test_abuse_quote_spam_is_refused_politely_and_leaves_nothing_lasting(tmp_pat
 def test_abuse_quote_spam_what_is_remembered_of_offers_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.market.shop._KEPT", 8)
-    monkeypatch.setattr("harness.market.counter._KEYS_KEPT", 8)
+    monkeypatch.setattr("harness.market.sales.shop._KEPT", 8)
+    monkeypatch.setattr("harness.market.sales.counter._KEYS_KEPT", 8)
 
     async def ask(made: Front, http: httpx.AsyncClient) -> None:
         for n in range(20):
@@ -545,8 +545,8 @@ def test_a_body_that_is_too_large_or_too_slow_is_cut_off(tmp_path: Path) -> None
 
 
 def test_it_sells_to_this_machine_alone_unless_told_and_takes_play_money_nowhere_else(tmp_path: Path) -> None:
-    from harness.market.secp256k1 import keygen
-    from harness.market.shop import Seller
+    from harness.market.offers.secp256k1 import keygen
+    from harness.market.sales.shop import Seller
 
     keygen(tmp_path / "key")
     given: dict[str, Any] = {"key": tmp_path / "key", "seller": Seller(token=TOKEN), "journal": tmp_path / "j.db"}

@@ -15,13 +15,13 @@ from crashes import STEPS, Forgetful
 from shopfront import BUYER, OTHER, SELLER, TOKEN, signed
 
 from harness.errors import FailureError
-from harness.market.facilitator import Facilitator, LocalFacilitator, NoAnswerError, Payment, Settled
-from harness.market.journal import Entry, Journal, PaymentUsedError, Row
-from harness.market.journal_check import check
-from harness.market.life import StateError
-from harness.market.paywall import requirements
-from harness.market.secp256k1 import Signer
-from harness.market.till import OutcomeUnknownError, PaymentRefusedError, Sale, SettlementRefusedError, Sold, Till
+from harness.market.offers.secp256k1 import Signer
+from harness.market.sales.facilitator import Facilitator, LocalFacilitator, NoAnswerError, Payment, Settled
+from harness.market.sales.journal import Entry, Journal, PaymentUsedError, Row
+from harness.market.sales.journal_check import check
+from harness.market.sales.life import StateError
+from harness.market.sales.paywall import requirements
+from harness.market.sales.till import OutcomeUnknownError, PaymentRefusedError, Sale, SettlementRefusedError, Sold, Till
 
 
 def paid(buyer: Signer = BUYER, **changes: Any) -> Payment:

@@ -59,6 +59,40 @@ def test_of_three_sources_the_middle_one_counts_and_their_order_does_not() -> No
     assert token_rate(three[::-1], NOW) == token_rate(three, NOW)
 
 
+near, anywhere = st.decimals("0.97", "1.03", places=3), st.decimals("0.01", "100", places=2)
+paths = st.lists(near, min_size=2, max_size=40) | st.lists(near | anywhere, min_size=2, max_size=40)
+
+
+@given(paths, st.sampled_from(["1", "1.005"]))
+def test_abuse_a_manipulated_source_is_refused_or_moves_the_rate_by_no_more_than_the_bound(
+    bad: list[Decimal], other: str
+) -> None:
+    """Whatever one source of two shows, the rate is 1 % off at most, or there is none; of three, it stays between the other two."""
+    one, two, wild = source("a", "1", "1"), source("b", other, other), source("c", *map(str, bad))
+    within = Limits().spread / 2
+    for sources, low, high in (
+        ((one, wild), 1 / (1 + within), 1 + within),
+        ((one, two, wild), Decimal(1), Decimal(other)),
+    ):
+        try:
+            found = token_rate(sources, NOW).usd_per_token
+        except FailureError:
+            continue
+        assert low <= found <= high
+
+
+@pytest.mark.parametrize(("wash", "moved"), [("1.0199", "1.0099"), ("0.9805", "0.9902")])
+def test_abuse_what_one_of_two_sources_can_do_at_most_is_done(wash: str, moved: str) -> None:
+    """The bound is no tighter than it is said to be; a third source takes it away."""
+    two = source("a", "1", "1"), source("b", wash, wash)
+    assert abs(token_rate(two, NOW).usd_per_token - Decimal(moved)) < Decimal("0.0001")
+    assert token_rate((*two, source("c", "1", "1")), NOW).usd_per_token == 1
+
+
+def test_abuse_a_price_that_is_pushed_at_the_last_moment_gives_no_rate() -> None:
+    assert "stands at 1.5, away from its average" in refusal(source("a", "1", "1", "1.5"), source("b", "1", "1"))
+
+
 @pytest.mark.parametrize(("age_s", "ok"), [(0, True), (60, True), (61, False), (86400, False)])
 def test_a_stale_source_is_refused_at_the_second_it_becomes_stale(age_s: int, ok: bool) -> None:
     sources = source("a", "1", "1"), source("b", "1", "1", until=NOW - age_s)

@@ -16,11 +16,20 @@ from harness import codec
 from harness.cli import cli
 from harness.device.cpu import CpuDevice
 from harness.errors import ForgeryError, MisuseError
-from harness.market.desk import Desk
-from harness.market.line import Line
-from harness.market.messages import CLAIM, JUDGED, PONG, Asked, Commitment, Judged, require_verdict_of, sign_verdict
-from harness.market.prove import Here, Place, prove
-from harness.market.verdicts import keep, verdicts
+from harness.market.verifier.desk import Desk
+from harness.market.verifier.line import Line
+from harness.market.verifier.messages import (
+    CLAIM,
+    JUDGED,
+    PONG,
+    Asked,
+    Commitment,
+    Judged,
+    require_verdict_of,
+    sign_verdict,
+)
+from harness.market.verifier.prove import Here, Place, prove
+from harness.market.verifier.verdicts import keep, verdicts
 from harness.model import Challenge, Transcript
 from harness.proof import prover
 from harness.proof.signing import REPORT, Key
@@ -204,7 +213,7 @@ def test_verdicts_are_kept_and_checked_by_others(judged: Judged, tmp_path: Path)
 
 
 def test_a_prover_looks_at_its_options_before_it_works(tmp_path: Path) -> None:
-    from harness.market.prove import prover as answer
+    from harness.market.verifier.prove import prover as answer
 
     nowhere = "http://127.0.0.1:1"
     with pytest.raises(MisuseError, match="'ABCD' is not a public key"):

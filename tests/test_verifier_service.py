@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from harness.cli.slot import prover as commands
 from harness.device.cpu import CpuDevice, cpu_device
 from harness.errors import FailureError, MisuseError
-from harness.market.desk import Desk, GoneError
-from harness.market.epochs import Terms
-from harness.market.line import Line
-from harness.market.messages import (
+from harness.market.verifier.desk import Desk, GoneError
+from harness.market.verifier.epochs import Terms
+from harness.market.verifier.line import Line
+from harness.market.verifier.messages import (
     PONG,
     Admission,
     Claim,
@@ -45,7 +45,7 @@ from harness.market.messages import (
     require_verdict_of,
     sign_claim,
 )
-from harness.market.prove import Apart, Here, _chosen, prove
+from harness.market.verifier.prove import Apart, Here, _chosen, prove
 from harness.model import Challenge, Device, Params, Verdict
 from harness.proof import prover
 from harness.proof.signing import Key, keygen
@@ -252,7 +252,7 @@ def test_what_a_stranger_sends_is_bounded_and_refused(
 def test_a_body_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    from harness.market import serve
+    from harness.market.verifier import serve
 
     monkeypatch.setattr(serve, "_MESSAGE_S", 0.05)
     said: list[MutableMapping[str, Any]] = []
@@ -272,7 +272,7 @@ def test_a_body_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
 def test_a_connection_that_asks_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    from harness.market import serve
+    from harness.market.verifier import serve
 
     monkeypatch.setattr(serve, "_HEAD_S", 0.05)
     monkeypatch.setattr(serve, "_IDLE_S", 0.1)

@@ -30,7 +30,7 @@ from harness.cli.shape import Sections, show_version, with_examples
 from harness.cli.slot import prover, verifier
 from harness.cli.watch import watch
 from harness.errors import HarnessError, MisuseError
-from harness.market.akash_script import akash_price
+from harness.market.dialects.akash_script import akash_price
 
 __all__ = ["cli", "main"]
 

@@ -14,6 +14,6 @@ def mcp(*, url: str) -> None:
 
     The tools: list_devices, get_benchmark, quote_gpu, verify_quote, open_dispute. None of them pays. Needs the extras mcp and sign.
     """
-    from harness.market.agents import mcp as serve_tools
+    from harness.market.tools.agents import mcp as serve_tools
 
     serve_tools(url)

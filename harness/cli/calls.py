@@ -44,7 +44,8 @@ def call(
 
     Before you pay: look at the escrow's code, and at the token's decimals, on the chain.
     """
-    from harness.market import calldata, envelope
+    from harness.market.dialects import calldata
+    from harness.market.offers import envelope
 
     found = envelope.read(file)
     given = {"units": units, "capture_by": capture_by, "amount": amount, "reason": reason}

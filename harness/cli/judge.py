@@ -78,7 +78,7 @@ def keygen(*, out: str, quotes: bool, as_json: bool) -> None:
 
 
 def _quote_key(out: str, *, as_json: bool) -> None:
-    from harness.market import secp256k1
+    from harness.market.offers import secp256k1
 
     address = secp256k1.keygen(out)
     if as_json:

@@ -48,10 +48,10 @@ def make(
 
     The salt that hides the device is printed to stderr: keep it, to show a buyer which device it was.
     """
-    from harness.market import envelope
-    from harness.market import offer as offers
-    from harness.market.secp256k1 import load_signer
-    from harness.market.seller import load_seller, terms_of
+    from harness.market.offers import envelope
+    from harness.market.offers import offer as offers
+    from harness.market.offers.secp256k1 import load_signer
+    from harness.market.offers.seller import load_seller, terms_of
 
     signer = load_signer(key)
     known = load_seller(terms)
@@ -69,8 +69,9 @@ def make(
 @_out
 def show_(*, file: str, view: str, words: tuple[str, ...], key: str | None, out: str | None) -> None:
     """Print an offer in the dialect of a market."""
-    from harness.market import envelope, views
-    from harness.market.secp256k1 import load_signer
+    from harness.market.dialects import views
+    from harness.market.offers import envelope
+    from harness.market.offers.secp256k1 import load_signer
 
     pairs = dict(_pair(word) for word in words)
     signer = load_signer(key) if key else None
@@ -83,7 +84,8 @@ def show_(*, file: str, view: str, words: tuple[str, ...], key: str | None, out:
 @_out
 def read(*, file: str, view: str, out: str | None) -> None:
     """Print the offer that a document of a market was made from. Exits 4 if it says something else than the offer in it."""
-    from harness.market import envelope, views
+    from harness.market.dialects import views
+    from harness.market.offers import envelope
 
     _written(envelope.encode(views.read(view, _text(file))).decode(), out)
 
@@ -98,8 +100,8 @@ def read(*, file: str, view: str, out: str | None) -> None:
 @json_option
 def verify(*, file: str, quote: str | None, any_time: bool, now_s: int | None, as_json: bool) -> None:
     """Check who signed an offer, that nothing in it was changed, and that it is good now. Exits 4 if it is refused."""
-    from harness.market import envelope
-    from harness.market.offer import check_quote
+    from harness.market.offers import envelope
+    from harness.market.offers.offer import check_quote
 
     found = envelope.read(file)
     signer = envelope.verify(found, now_s=None if any_time else _now(now_s))
@@ -125,7 +127,7 @@ def verify(*, file: str, quote: str | None, any_time: bool, now_s: int | None, a
 @click.option("--view", default="envelope", show_default=True, metavar="NAME", help="Of the document of which dialect.")
 def schema(*, view: str) -> None:
     """Print the JSON Schema (draft 2020-12) of a signed offer, or of its document in a dialect."""
-    from harness.market.schemas import schema_of
+    from harness.market.dialects.schemas import schema_of
 
     click.echo(json.dumps(schema_of(view), indent=1))
 

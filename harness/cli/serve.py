@@ -63,12 +63,12 @@ def serve(
 
     Needs the extras serve, sign and pay, and no GPU. There is no TLS: put it in front where others can listen.
     """
-    from harness.market.abi import ZERO_ADDRESS
-    from harness.market.fulfil import program
-    from harness.market.limits import Limits
-    from harness.market.service import serve as serve_here
-    from harness.market.service import token_of
-    from harness.market.shop import Seller
+    from harness.market.offers.abi import ZERO_ADDRESS
+    from harness.market.sales.fulfil import program
+    from harness.market.sales.limits import Limits
+    from harness.market.sales.service import serve as serve_here
+    from harness.market.sales.service import token_of
+    from harness.market.sales.shop import Seller
     from harness.scoring.price import Deal
 
     seller = Seller(
@@ -109,7 +109,7 @@ def journal(*, file: str, head: str | None, refunded: tuple[str, str] | None, as
     An unknown outcome is a payment of which nobody heard whether it settled: ask the chain. What is paid and not delivered is to be delivered,
     or paid back.
     """
-    from harness.market.journal_check import check
+    from harness.market.sales.journal_check import check
 
     if refunded:
         _write_refund(file, *refunded)
@@ -129,8 +129,8 @@ def journal(*, file: str, head: str | None, refunded: tuple[str, str] | None, as
 def _write_refund(file: str, quote_id: str, transaction: str) -> None:
     from pathlib import Path
 
-    from harness.market.docket import Docket
-    from harness.market.journal import Journal
+    from harness.market.sales.docket import Docket
+    from harness.market.sales.journal import Journal
 
     if not Path(file).is_file():
         message = f"there is no journal {file!r}"

@@ -12,7 +12,7 @@ from harness.errors import ForgeryError
 from harness.render import text
 
 if TYPE_CHECKING:
-    from harness.market.messages import Judged
+    from harness.market.verifier.messages import Judged
 
 __all__ = ["prover", "verifier"]
 
@@ -79,7 +79,7 @@ def serve(
     All who claim in time are challenged at the same moment, so that one device cannot answer for two. Verdicts go to who answers, and to
     /epochs/NUMBER for everybody. There is no TLS: put it in front where others can listen.
     """
-    from harness.market.serve import verifier as serve_here
+    from harness.market.verifier.serve import verifier as serve_here
 
     serve_here(
         host=host,
@@ -110,7 +110,7 @@ def verdicts(*, file: str, signer: str | None, as_json: bool) -> None:
 
     Exits 4 if one is not whole, as it was signed, and by the key that you name.
     """
-    from harness.market.verdicts import verdicts as read
+    from harness.market.verifier.verdicts import verdicts as read
 
     judged = read(file, verifier=signer)
     if as_json:
@@ -150,7 +150,7 @@ def run(
 
     Exits 4 if any device is refused.
     """
-    from harness.market.prove import prover as answer
+    from harness.market.verifier.prove import prover as answer
 
     judged = answer(
         url,

@@ -306,9 +306,8 @@ class _Case:
         newest = date.fromisoformat(anchor.date if anchor else self.document.as_of)
         months = abs((self.at - newest).days) / _DAYS_A_MONTH
         if self.at > newest and months > 1:
-            self.reasons.append(
-                f"the newest prices are {months:.0f} months older than the day asked for: the interval is wider"
-            )
+            age = f"{months:.0f} months" if months >= 1.5 else "a month"  # noqa: PLR2004 - rounds to 2
+            self.reasons.append(f"the newest prices are {age} older than the day asked for: the interval is wider")
         return math.hypot(half, _Z80 * w.drift_per_sqrt_month * math.sqrt(months))
 
     def _is_new_architecture(self) -> bool:

@@ -16,13 +16,13 @@ from evm import Chain, Contract, RevertedError, decode
 
 from harness.cli import cli
 from harness.errors import ForgeryError, MisuseError
-from harness.market import calldata, onchain
-from harness.market.abi import ZERO_ADDRESS, ZERO_BYTES32, Value
-from harness.market.envelope import Envelope, encode, sign
-from harness.market.erc8183 import Job, check_job, to_job
-from harness.market.keccak import keccak256
-from harness.market.offer import FIELDS, Offer, captured_atomic, digest_of, held_atomic, plain
-from harness.market.secp256k1 import ORDER, Signer
+from harness.market.dialects import calldata, onchain
+from harness.market.dialects.erc8183 import Job, check_job, to_job
+from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, Value
+from harness.market.offers.envelope import Envelope, encode, sign
+from harness.market.offers.keccak import keccak256
+from harness.market.offers.offer import FIELDS, Offer, captured_atomic, digest_of, held_atomic, plain
+from harness.market.offers.secp256k1 import ORDER, Signer
 
 STARTS_S = 1_790_000_000
 KEY = Signer(b"\x11" * 32)

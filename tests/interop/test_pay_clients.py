@@ -21,11 +21,11 @@ from shopfront import BUYER, SELLER, client, front, header, paying, required, si
 from shopfront import TOKEN as OURS
 from test_serve_quotes import MANY, accept, quoted
 
-from harness.market.door import app
-from harness.market.facilitator import HttpFacilitator, LocalFacilitator
-from harness.market.journal_check import check
-from harness.market.secp256k1 import Signer, keygen
-from harness.market.service import TOKENS
+from harness.market.offers.secp256k1 import Signer, keygen
+from harness.market.sales.door import app
+from harness.market.sales.facilitator import HttpFacilitator, LocalFacilitator
+from harness.market.sales.journal_check import check
+from harness.market.sales.service import TOKENS
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = bytes([7]) * 32

@@ -14,11 +14,11 @@ import pytest
 import rfc8785
 from offers import SIGNER, offered, signed
 
-from harness.market import erc8294, x402
-from harness.market.abi import ZERO_ADDRESS, calldata, checksummed
-from harness.market.eip712 import digest, struct_hash, typed_data
-from harness.market.keccak import plain
-from harness.market.offer import FIELDS, _values, digest_of, typed_data_of
+from harness.market.dialects import erc8294, x402
+from harness.market.offers.abi import ZERO_ADDRESS, calldata, checksummed
+from harness.market.offers.eip712 import digest, struct_hash, typed_data
+from harness.market.offers.keccak import plain
+from harness.market.offers.offer import FIELDS, _values, digest_of, typed_data_of
 
 SCRIPT = Path(__file__).parent / "signed.js"
 KEY = "0x" + "11" * 32

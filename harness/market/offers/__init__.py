@@ -1,0 +1,1 @@
+"""The offer: what is signed, how, and what it is bound to."""

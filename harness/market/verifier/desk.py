@@ -1,0 +1,384 @@
+"""The verifier's desk: epochs, claims, sessions and clocks, without a network. Every entry takes the time at which its message had arrived.
+
+All devices that were claimed for an epoch are challenged at one moment, its opening; from then on each one's clock runs, whenever its prover
+comes to fetch the challenge. So a device behind two names, or counted twice by one, works twice in the time of once, and misses the bound that
+its claims set.
+
+Promised: a session, a challenge and an answer are good once; what is late by the verifier's clock is refused, what never came is a verdict too.
+Not promised: that a claim is high. Who claims little is held to little, and little is what is proven.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from harness.errors import MisuseError
+from harness.market.verifier import runs
+from harness.market.verifier.epochs import Epoch, Terms, flaws
+from harness.market.verifier.messages import (
+    Admission,
+    Asked,
+    Claim,
+    Commitment,
+    Judged,
+    Notice,
+    Opened,
+    Ping,
+    Pong,
+    Results,
+    Scans,
+    Steps,
+    sign_verdict,
+)
+from harness.market.verifier.runs import Run
+from harness.model import Transcript, Verdict
+from harness.proof import bundle, challenge
+from harness.proof.signing import HEX32
+from harness.proof.task import operations, task_of
+from harness.proof.verifier import Session
+
+if TYPE_CHECKING:
+    from harness.proof.signing import Key
+    from harness.proof.transcript import Openings
+
+__all__ = ["Desk", "GoneError", "Terms"]
+
+_EPOCHS_KEPT = 8
+_TEXT_MOST = 128
+_NONCE = b"harness.epoch/1 nonce"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class GoneError(MisuseError):
+    """There is no such session here: it never was, or it is over."""
+
+
+class Desk:
+    """Keeps the epochs of one verifier. Not for several threads at once, but for `judge`, which may run beside the rest."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        beacon: Callable[[int], str | None] = lambda _: None,
+        key: Key | None = None,
+    ) -> None:
+        """Begin with an empty desk.
+
+        Args:
+            terms: what is asked of everybody.
+            clock: seconds that only go forward; the only time that counts.
+            now: for the dates in challenges.
+            beacon: the public random value of an epoch, asked for when it opens.
+            key: signs the verdicts; without one they are nobody's word.
+
+        Raises:
+            MisuseError: the terms make no sense.
+        """
+        self._task = task_of(terms.params)
+        if not (terms.slot_s > terms.closes_s >= 0 and terms.slack >= 1 and terms.pings >= 0 and terms.ping_most_s > 0):
+            msg = f"terms out of range: slot_s above closes_s, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
+            raise MisuseError(msg)
+        self.terms = terms
+        self._clock, self._now, self._beacon, self._key = clock, now, beacon, key
+        self._began_s = clock()
+        self._epochs: dict[int, Epoch] = {}
+        self._home: dict[str, int] = {}  # session -> epoch
+        self._round = self._next(0)
+
+    def _next(self, number: int) -> Epoch:
+        """Return the epoch after the one of this number, which opens at a whole number of slots, and in time to be announced."""
+        slots = int((self._clock() - self._began_s) / self.terms.slot_s) + 1
+        opens_at_s = self._began_s + slots * self.terms.slot_s
+        epoch = Epoch(number=number + 1, nonce=secrets.token_hex(32), opens_at_s=opens_at_s)
+        self._epochs[epoch.number] = epoch
+        return epoch
+
+    def _current(self) -> Epoch:
+        """Return the epoch that takes claims; turn the page where one has opened."""
+        if self._clock() >= self._round.opens_at_s:
+            self._round = self._next(self._round.number)
+            for old in [n for n in self._epochs if n <= self._round.number - _EPOCHS_KEPT]:
+                for session in self._epochs.pop(old).claims:
+                    del self._home[session]
+        return self._round
+
+    def notice(self) -> Notice:
+        """Announce the next opening."""
+        epoch, at_s = self._current(), self._clock()
+        return Notice(
+            schema="harness.epoch/1",
+            epoch=epoch.number,
+            nonce_digest=epoch.nonce_digest,
+            opens_in_s=epoch.opens_at_s - at_s,
+            closes_in_s=max(epoch.opens_at_s - at_s - self.terms.closes_s, 0.0),
+            params=self.terms.params,
+            pings=self.terms.pings,
+        )
+
+    def claim(self, claim: Claim) -> Admission:
+        """Admit a provider with all its devices to the next opening.
+
+        Raises:
+            MisuseError: it is for another epoch, comes too late or twice, is not signed by its provider, or a number makes no sense.
+        """
+        epoch, at_s = self._current(), self._clock()
+        for flaw in flaws(claim, epoch, self.terms, at_s=at_s):
+            raise MisuseError(flaw)
+        session = secrets.token_urlsafe(16)
+        epoch.claims[session] = claim
+        self._home[session] = epoch.number
+        return Admission(session=session)
+
+    def opens_in_s(self, session: str) -> float:
+        """Return how long until a session's challenges may be fetched; 0 or less once they may.
+
+        Raises:
+            GoneError: there is no such session.
+        """
+        return self._epoch_of(session).opens_at_s - self._clock()
+
+    def open(self, session: str) -> Opened:
+        """Return a session's challenges. Asking again changes nothing: its clocks have run since the epoch opened.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: its epoch has not opened.
+        """
+        epoch = self._epoch_of(session)
+        if self._clock() < epoch.opens_at_s:
+            msg = f"epoch {epoch.number} opens in {epoch.opens_at_s - self._clock():.3f} s"
+            raise MisuseError(msg)
+        runs = self._runs(epoch)[session]
+        return Opened(nonce=epoch.nonce, challenges=tuple(run.challenge for run in runs.values()))
+
+    def _epoch_of(self, session: str) -> Epoch:
+        epoch = self._epochs.get(self._home.get(session, -1))
+        if epoch is None:
+            msg = "there is no such session: it never was, or it is over"
+            raise GoneError(msg)
+        return epoch
+
+    def _runs(self, epoch: Epoch) -> dict[str, dict[str, Run]]:
+        """Start the runs of an epoch that has opened, all of them at its opening."""
+        if not epoch.runs:
+            owners: dict[str, list[str]] = {}
+            for claim in epoch.claims.values():
+                for device in claim.devices:
+                    owners.setdefault(device.uuid, []).append(claim.provider)
+            beacon = self._beacon(epoch.number)
+            for session, claim in epoch.claims.items():
+                epoch.runs[session] = {
+                    device.uuid: self._run(epoch, claim, device.uuid, device.operations_per_s, beacon)
+                    for device in claim.devices
+                }
+                for uuid, run in epoch.runs[session].items():
+                    run.others = tuple(sorted(p for p in owners[uuid] if p != claim.provider))
+        return epoch.runs
+
+    def _run(self, epoch: Epoch, claim: Claim, uuid: str, rate: float | None, beacon: str | None) -> Run:
+        own = challenge.framed((_NONCE, bytes.fromhex(epoch.nonce), claim.provider.encode(), uuid.encode()))
+        issued = challenge.issue(
+            provider=claim.provider,
+            device_uuid=uuid,
+            epoch=epoch.number,
+            params=self.terms.params,
+            now=self._now(),
+            valid_for_s=self.terms.valid_for_s,
+            beacon=beacon,
+            nonce=hashlib.sha256(own).hexdigest(),
+        )
+        bound_s = operations(self._task) / rate * self.terms.slack if rate else None
+        during_s = bound_s / self.terms.slack if bound_s else float(self.terms.valid_for_s)
+        draw = random.SystemRandom()
+        pings = sorted(epoch.opens_at_s + draw.uniform(0.1, 0.9) * during_s for _ in range(self.terms.pings))
+        return Run(
+            challenge=issued,
+            session=Session(issued, at_s=epoch.opens_at_s),
+            bound_s=bound_s,
+            ping_at_s=pings,
+        )
+
+    def run_of(self, session: str, device_uuid: str) -> Run:
+        """Return what one device is doing.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: it has not opened, or not such a device.
+        """
+        epoch = self._epoch_of(session)
+        self.open(session)
+        run = epoch.runs[session].get(device_uuid)
+        if run is None:
+            msg = f"this session has no device {device_uuid[:_TEXT_MOST]!r}"
+            raise MisuseError(msg)
+        return run
+
+    def commit(self, session: str, said: Commitment, *, at_s: float) -> Asked:
+        """Take a commitment that had arrived, whole, at a time: the clock stops there. The same one again gets the same reply.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: it is no digest, another one than before, out of turn, or the challenge has expired.
+        """
+        run = self.run_of(session, said.device_uuid)
+        if run.session.root is not None and run.session.root == said.commitment and run.reply and not run.session.roots:
+            return run.reply
+        run.session.committed(said.commitment, at_s=at_s)
+        run.committed_s = at_s - self._epoch_of(session).opens_at_s
+        run.reply = (
+            Asked(scan_key=run.session.scan_key(at_s=self._clock()))
+            if run.session.task.scans
+            else Asked(asked=run.session.ask(at_s=at_s))
+        )
+        return run.reply
+
+    def scan(self, session: str, said: Scans, *, at_s: float) -> Asked:
+        """Take the roots of a device's scans.
+
+        Raises:
+            GoneError, MisuseError: as `commit`.
+        """
+        run = self.run_of(session, said.device_uuid)
+        if run.session.roots and run.session.roots == said.scan_roots and run.reply:
+            return run.reply
+        run.session.scanned(said.scan_roots, at_s=at_s)
+        run.reply = Asked(asked=run.session.ask(at_s=at_s))
+        return run.reply
+
+    def next_ping_s(self, session: str, device_uuid: str) -> float | None:
+        """Return how long until a device is to be pinged; None if it is not to be pinged any more.
+
+        Raises:
+            GoneError, MisuseError: as `run_of`.
+        """
+        return runs.next_ping_s(self.run_of(session, device_uuid), at_s=self._clock())
+
+    def ping(self, session: str, device_uuid: str) -> Ping:
+        """Make the ping that is due, to be sent at once: its time runs from here.
+
+        Raises:
+            GoneError, MisuseError: as `run_of`.
+        """
+        return runs.ping(self.run_of(session, device_uuid), at_s=self._clock())
+
+    def pong(self, session: str, said: Pong, *, at_s: float) -> None:
+        """Take the answer to the ping that is under way.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: it answers no ping of this session, or its provider did not sign it.
+        """
+        runs.pong(self.run_of(session, said.device_uuid), said, at_s=at_s)
+
+    def take_steps(self, session: str, said: Steps) -> None:
+        """Take the roots of all steps, once the commitment is in: they are held to it when all is judged.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: out of turn, or not one digest a step.
+        """
+        run = self.run_of(session, said.device_uuid)
+        if run.committed_s is None or run.judging or len(said.roots) != run.session.task.steps:
+            msg = f"the roots of all {run.session.task.steps} steps come once, after the commitment; {len(said.roots)} came"
+            raise MisuseError(msg)
+        if not all(map(HEX32.fullmatch, said.roots)):
+            msg = "a root is 64 lower-case hex digits"
+            raise MisuseError(msg)
+        run.steps = said.roots
+
+    def openings_bytes(self, session: str, device_uuid: str) -> int:
+        """Return how many bytes of openings are to come, exactly.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: openings are not due, or were judged.
+        """
+        run = self.run_of(session, device_uuid)
+        asked = run.session
+        if asked.state != "asked" or run.judging:
+            msg = f"the openings come after the commitment, and once: this device is {asked.state!r}"
+            raise MisuseError(msg)
+        seed, roots = challenge.seed(asked.challenge), (asked.root or "", *asked.roots)
+        cells = bundle.cells(asked.task, seed, roots, asked.nonce)
+        return sum(bundle.sizes(asked.task, cells, bundle.scan_cells(asked.task, seed, roots, asked.nonce)))
+
+    def timing(self) -> bool:
+        """Whether any device may still commit in time: what takes long should wait, for the clock's sake."""
+        return any(self._timing(epoch) for epoch in self._epochs.values())
+
+    def _timing(self, epoch: Epoch) -> bool:
+        past_s = self._clock() - epoch.opens_at_s
+        if past_s < 0:
+            return False
+        return any(
+            run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in self._runs_of(epoch)
+        )
+
+    def judge(
+        self, session: str, device_uuid: str, transcript: Transcript, openings: Openings, *, at_s: float
+    ) -> Judged:
+        """Judge a device's answer, which had arrived, whole, at a time. Whatever comes, that was the answer.
+
+        Raises:
+            GoneError: there is no such session.
+            MisuseError: no answer is due.
+        """
+        run = self.run_of(session, device_uuid)
+        if run.session.state != "asked" or run.judging:
+            msg = f"an answer comes after the commitment, and once: this device is {run.session.state!r}"
+            raise MisuseError(msg)
+        run.judging = True
+        found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
+        run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
+        return self._told(run, run.verdict)
+
+    def _told(self, run: Run, verdict: Verdict) -> Judged:
+        """Sign a verdict, once for all who will ask; one that changes is signed again."""
+        known = run.judged
+        if known is not None and known.verdict == verdict:
+            return known
+        judged = Judged(
+            schema="harness.judged/1",
+            challenge=run.challenge,
+            verdict=verdict,
+            judged_at=self._now().astimezone(UTC).strftime(_TIME),
+            verifier=None,
+            signature=None,
+        )
+        run.judged = judged = sign_verdict(judged, self._key) if self._key else judged
+        return judged
+
+    def results(self, number: int) -> Results:
+        """Return what came of an epoch so far; a device that has not answered in time is refused.
+
+        Raises:
+            GoneError: there was no such epoch, or it was long ago.
+            MisuseError: it has not opened.
+        """
+        self._current()
+        epoch = self._epochs.get(number)
+        if epoch is None:
+            msg = f"there is no epoch {number}; the next one is {self._round.number}, and {_EPOCHS_KEPT} are kept"
+            raise GoneError(msg)
+        past_s = self._clock() - epoch.opens_at_s
+        if past_s < 0:
+            msg = f"epoch {number} opens in {-past_s:.1f} s"
+            raise MisuseError(msg)
+        over = past_s > self.terms.valid_for_s
+        verdicts = []
+        for run in self._runs_of(epoch):
+            verdict = run.verdict or (runs.missing(run) if over or runs.missed(run, past_s) else None)
+            if verdict:
+                verdicts.append(self._told(run, verdict))
+        return Results(schema="harness.results/1", epoch=number, verdicts=tuple(verdicts))
+
+    def _runs_of(self, epoch: Epoch) -> list[Run]:
+        return [run for of_one in self._runs(epoch).values() for run in of_one.values()]
