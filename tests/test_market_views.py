@@ -26,7 +26,6 @@ from harness.market.dialects import (
     erc8004,
     erc8183,
     erc8294,
-    feedback,
     golem,
     mpp,
     schemas,
@@ -40,6 +39,7 @@ from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, checksummed
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import Offer, digest_of, held_atomic, price_fraction
 from harness.market.offers.secp256k1 import Signer
+from harness.market.sales import feedback
 from harness.market.sales.till import Sold
 
 TOKEN: dict[str, Any] = {"token_name": "USD Coin", "token_version": "2"}
