@@ -6,7 +6,6 @@ order's denomination. No number, or an exit code, means no bid. All sums are exa
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from harness.errors import MisuseError
+from harness.market.offers.strangers import loads
 from harness.model import Quote
 
 __all__ = ["Gpu", "Rates", "bid", "gpu_of"]
@@ -106,7 +106,7 @@ def bid(order_text: str, quotes: Sequence[Quote], rates: Rates, *, now_s: int, m
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text, parse_float=Decimal)
+        return loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as err:
         message = f"the order is not JSON: {err}"
         raise MisuseError(message) from err

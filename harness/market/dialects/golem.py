@@ -15,6 +15,7 @@ from harness.errors import ForgeryError, MisuseError
 from harness.market.dialects.carry import KEY, agree, at, carried, listed, taken
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import Offer, price_fraction
+from harness.market.offers.strangers import loads
 from harness.scoring.exact import plain
 
 __all__ = ["from_golem", "golem_text", "parse_golem", "to_golem"]
@@ -87,7 +88,7 @@ def parse_golem(text: str) -> dict[str, Any]:
         ForgeryError: it is not JSON.
     """
     try:
-        found: dict[str, Any] = json.loads(text, parse_float=Decimal)
+        found: dict[str, Any] = loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as err:
         what = f"not JSON: {err}"
         raise ForgeryError(what) from err

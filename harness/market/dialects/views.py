@@ -17,6 +17,7 @@ from harness.market.offers import envelope as envelopes
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import typed_data_of
 from harness.market.offers.secp256k1 import Signer
+from harness.market.offers.strangers import loads
 
 __all__ = ["VIEWS", "View", "read", "show"]
 
@@ -82,7 +83,7 @@ def _json(document: Any) -> str:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return loads(text)
     except (ValueError, RecursionError) as err:
         what = f"not JSON: {err}"
         raise ForgeryError(what) from err

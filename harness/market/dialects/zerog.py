@@ -6,7 +6,6 @@ up, and the offers, which are finer, are carried in `additionalInfo`.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import rfc8785
@@ -16,6 +15,7 @@ from harness.market.dialects.carry import KEY, agree, carried, taken, text
 from harness.market.offers.abi import ZERO_ADDRESS
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import held_atomic
+from harness.market.offers.strangers import loads
 
 __all__ = ["from_0g", "to_0g"]
 
@@ -69,7 +69,7 @@ def from_0g(params: Any) -> tuple[Envelope, Envelope]:
         ForgeryError: one does not.
     """
     try:
-        info = json.loads(text(params, "additionalInfo"))
+        info = loads(text(params, "additionalInfo"))
     except (ValueError, RecursionError) as err:
         what = f"not JSON: {err}"
         raise ForgeryError(what, "$.additionalInfo") from err

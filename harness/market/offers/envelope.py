@@ -9,7 +9,6 @@ for an agent (read `getAgentWallet` on the chain), a contract's wallet (ERC-1271
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from harness.market.offers import offer as offers
 from harness.market.offers.abi import Value
 from harness.market.offers.offer import SCHEMA, Offer, digest_of
 from harness.market.offers.secp256k1 import Signer, recover
+from harness.market.offers.strangers import loads
 
 __all__ = [
     "MAX_BYTES",
@@ -171,7 +171,7 @@ def decode(data: bytes) -> Envelope:
         what = f"{len(data)} bytes are more than the {MAX_BYTES} of an envelope"
         raise ForgeryError(what)
     try:
-        document = json.loads(data)
+        document = loads(data)
     except (ValueError, RecursionError) as err:
         what = f"not JSON: {err}"
         raise ForgeryError(what) from err

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from harness.errors import FailureError, ForgeryError
 from harness.market.offers.eip712 import Domain, Fields, digest
 from harness.market.offers.secp256k1 import recover
+from harness.market.offers.strangers import loads
 
 __all__ = ["TRANSFER", "Facilitator", "HttpFacilitator", "LocalFacilitator", "NoAnswerError", "Payment", "Settled"]
 
@@ -126,7 +127,7 @@ class HttpFacilitator:
                     body += piece
                     if len(body) > _ANSWER_MOST_BYTES:
                         break
-            found = json.loads(body)
+            found = loads(body)
         except (*self._errors, ValueError, RecursionError) as err:
             message = f"the facilitator gave no answer to {what}: {type(err).__name__}"
             raise NoAnswerError(message) from err

@@ -12,7 +12,6 @@ or show it. Nor the registry's own numbers: what counts is the file, which the r
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Collection, Iterator, Sequence
@@ -29,6 +28,7 @@ from harness.market.offers.envelope import Envelope
 from harness.market.offers.evidence import epoch_s
 from harness.market.offers.keccak import keccak256
 from harness.market.offers.offer import Offer, held_atomic
+from harness.market.offers.strangers import loads
 from harness.market.sales.till import Sold
 
 __all__ = ["KINDS", "Agent", "Feedback", "Given", "Kind", "Scale", "Transfer", "Weighed", "from_feedback", "to_feedback", "weighed"]  # fmt: skip
@@ -277,7 +277,7 @@ def _read(given: Given) -> Feedback:
         what = f"{len(given.file)} bytes; {_MOST_BYTES} are the most"
         raise ForgeryError(what)
     try:
-        document = json.loads(given.file)
+        document = loads(given.file)
     except (ValueError, RecursionError) as err:
         what = f"not JSON: {err}"
         raise ForgeryError(what) from err

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import FailureError, MisuseError
+from harness.market.offers.strangers import loads
 from harness.market.sales.till import Sale, Sold
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ async def _run(command: Sequence[str], told: bytes, timeout_s: float) -> bytes:
 
 def _read(output: bytes, name: str) -> Mapping[str, Any]:
     try:
-        found = json.loads(output) if len(output) <= _OUTPUT_MOST_BYTES else None
+        found = loads(output) if len(output) <= _OUTPUT_MOST_BYTES else None
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

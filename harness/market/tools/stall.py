@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.market.offers.abi import checked
+from harness.market.offers.strangers import loads
 from harness.market.tools.agents import Benchmark, Dispute, ForSale, Offered, OnSale, Proven, verify_quote
 
 __all__ = ["Stall"]
@@ -45,7 +46,7 @@ class _Answer:
 
     def json(self, url: str) -> dict[str, Any]:
         try:
-            found = json.loads(self.body)
+            found = loads(self.body)
         except (ValueError, RecursionError) as err:
             message = f"{url} did not answer in JSON"
             raise FailureError(message) from err
@@ -239,7 +240,7 @@ def _problem(url: str, answer: _Answer) -> str:
 def _requirements(answer: _Answer) -> dict[str, Any]:
     """Return what x402 wants paid: the header, decoded."""
     try:
-        found = json.loads(base64.b64decode(answer.headers.get("PAYMENT-REQUIRED", ""), validate=True))
+        found = loads(base64.b64decode(answer.headers.get("PAYMENT-REQUIRED", ""), validate=True))
     except (binascii.Error, ValueError, RecursionError) as err:
         message = "a payment is due, but the market does not say how in x402's header"
         raise FailureError(message) from err
