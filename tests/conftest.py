@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 import pytest
@@ -39,6 +40,12 @@ def _cell(item: pytest.Item) -> tuple[bool, str]:
     given = _parameters(item)
     on_gpu = item.get_closest_marker("gpu") is not None
     return on_gpu, f"{given['bench'].name} {given['params']}"
+
+
+@pytest.fixture(autouse=True)
+def _limit_on_recursion() -> None:
+    """Take back what py_ecc does when eth-account imports it: with its 100,000 levels, parsers written in C overflow the stack before they stop."""
+    sys.setrecursionlimit(1000)
 
 
 @pytest.fixture(scope="session")
