@@ -627,6 +627,7 @@ NO_MONEY = {
     "governance",
     "market_model",
     "parquet",
+    "piecework",
     "placement",
     "quick",
     "score",
