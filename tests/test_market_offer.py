@@ -37,7 +37,6 @@ from harness.market.offers.offer import (
     typed_data_of,
 )
 from harness.market.offers.secp256k1 import ORDER, Signer, keygen, load_signer, recover
-from harness.market.offers.strangers import loads
 from harness.model import Quote, Terms
 from harness.scoring import price
 
@@ -412,24 +411,3 @@ def test_making_an_offer_loads_no_library_that_signs() -> None:
     code = "import sys, harness.market.offers.offer, harness.market.offers.envelope, harness.market.dialects.x402; print(*{m.split('.')[0] for m in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"eth_account", "coincurve", "pydantic", "numpy", "pandas", "pyarrow", "web3"} & set(found)
-
-
-def test_brackets_of_a_stranger_are_counted_before_anything_recurses() -> None:
-    """In a child: where it is not so, the process ends. Hypothesis raises the limit on recursion just like that."""
-    code = (
-        "import sys; sys.setrecursionlimit(1_000_000); from harness.market.offers.strangers import loads\n"
-        "for text in (b'[' * 1_000_000, '{\"a\":' * 1_000_000):\n"
-        "    try: loads(text)\n"
-        "    except ValueError as err: print(err)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ended.stdout.splitlines() == ["nested deeper than 100 levels"] * 2, ended.stderr
-
-
-def test_what_is_within_a_strangers_strings_is_no_bracket() -> None:
-    deep = "[" * 100 + json.dumps('"\\' + "[" * 1000) + "]" * 100
-    assert loads(deep) == json.loads(deep)
-    assert loads(b'{"a": 1.5}', parse_float=Decimal) == {"a": Decimal("1.5")}
-    for text in ("[" * 101 + "]" * 101, '"\\', '"' + '\\"' * 100_000, b"\xff", "{"):
-        with pytest.raises(ValueError, match=r"."):
-            loads(text)

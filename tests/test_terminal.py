@@ -67,7 +67,9 @@ def test_ctrl_c_in_the_middle_gives_the_terminal_back() -> None:
 def test_ctrl_c_in_a_real_run_saves_what_was_measured(tmp_path: Path) -> None:
     command = ["-m", "harness", "run", "launch", "--device", "cpu", "--out", tmp_path]
     with Terminal(command, columns=100) as terminal:
-        terminal.until("warming up")
+        terminal.until(
+            "0 of 2 saved"
+        )  # stays on the screen for seconds: what a job does at a moment may pass between two looks
         terminal.press("\x03")
         assert terminal.end() == 130
         said = plain(terminal.text)

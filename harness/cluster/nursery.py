@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             header, fds, _, _ = socket.recv_fds(sock, 1 << 16, 3)
             if not header:
                 return
-            _serve(sock, json.loads(header), fds)
+            _serve(sock, json.loads(header), fds)  # noqa: TID251 - of the process that started this one
 
 
 def _serve(sock: socket.socket, request: dict[str, dict[str, str]], fds: list[int]) -> None:

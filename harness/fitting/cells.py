@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from harness import strangers
 from harness.codec import digest, plain
 from harness.errors import FailureError, MisuseError
 from harness.fitting.offers import Offer
@@ -136,7 +137,7 @@ def read_snapshot(path: Path) -> Snapshot:
         MisuseError: there is no such file, or it is no snapshot.
     """
     try:
-        return _convert(json.loads(path.read_bytes()))
+        return _convert(strangers.loads(path.read_bytes()))
     except (OSError, ValueError) as err:
         msg = f"cannot read a snapshot of prices from {str(path)!r}: {err}"
         raise MisuseError(msg) from err

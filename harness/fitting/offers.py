@@ -7,7 +7,6 @@ Does not cover: whether an offer is honest. `cells` screens what stands alone.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from harness import strangers
 from harness.errors import FailureError, MisuseError
 from harness.scoring.market_document import Segment
 from harness.scoring.sheets import find_sheet
@@ -185,7 +185,7 @@ def _memory_bytes(gpu_info: str) -> float | None:
 
 def _vast_rows(path: Path, text: str) -> list[Any]:
     try:
-        document = json.loads(text)
+        document = strangers.loads(text)
     except ValueError as err:
         msg = f"{str(path)!r} is not JSON: {err}"
         raise MisuseError(msg) from err

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from harness import strangers
 from harness.errors import MisuseError
 from harness.inference.gguf import GgufWeights, open_gguf
 from harness.inference.safetensors import Safetensors, inside, open_safetensors
@@ -54,8 +55,8 @@ def _config(folder: Path, tensors: int) -> dict[str, object]:
     if file.size_bytes > MAX_CONFIG_BYTES:
         file.refuse("$", f"a configuration of {file.size_bytes} bytes; at most {MAX_CONFIG_BYTES} are read")
     try:
-        config = msgspec.json.decode(file.data, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        config = strangers.decode(bytes(file.data), dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:
         file.refuse("$", f"no configuration: {err}", err)
     text = config.get("text_config")
     inner = text if isinstance(text, dict) else config

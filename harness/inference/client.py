@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from harness import strangers
 from harness.errors import FailureError, MisuseError
 from harness.inference.exchange import Event, Request, Usage
 
@@ -195,7 +196,7 @@ class Endpoint:
         async with self._call("GET", "/models") as response:
             body = await response.content.read(EVENT_BYTES_MOST)
         try:
-            listed = msgspec.json.decode(body, type=_Models)
+            listed = strangers.decode(body, _Models)
         except (msgspec.DecodeError, UnicodeDecodeError) as err:
             msg = f"{self.base}/models does not list models: {err}; name one with --model"
             raise FailureError(msg) from err
@@ -281,7 +282,7 @@ def _check_type(response: aiohttp.ClientResponse) -> None:
 
 def _event(data: bytes, at_s: float) -> Event:
     try:
-        chunk = msgspec.json.decode(data, type=_Chunk)
+        chunk = strangers.decode(data, _Chunk)
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
         msg = f"an event is not a chunk of a completion: {err}"
         raise FailureError(msg) from err

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 
+from harness import strangers
 from harness.errors import MisuseError
 from harness.inference.mapped import MAX_TENSORS, Mapped, from_bfloat16, refuse, spelled
 
@@ -67,7 +68,7 @@ _NOTES = re.compile(rb"\{" + _SPACE + b"(?:" + _PAIR + b"(?:," + _SPACE + _PAIR 
 _OPEN, _CLOSE = re.compile(_SPACE + rb"\{"), re.compile(_SPACE + rb"\}")
 _NEXT = re.compile(_SPACE + rb"([,}])")
 _REST = re.compile(_SPACE)
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what a decoder raises
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError)  # what a decoder raises
 _QUOTES_OF_AN_ENTRY = 8  # three keys and one value: with more, a key stands twice
 
 
@@ -135,7 +136,7 @@ class _Json:
     def text(self, quoted: bytes) -> str:
         """Return what a string in quotes says."""
         try:
-            return msgspec.json.decode(quoted, type=str)
+            return strangers.decode(quoted, str)
         except _MALFORMED as err:
             self._file.refuse("$", f"{quoted[:100]!r} is no string: {err}", err)
 
@@ -185,7 +186,7 @@ def _header(file: Mapped) -> dict[str, Stored]:
 def _stored(file: Mapped, name: str, value: bytes, first: int) -> Stored:
     where = spelled(name)
     try:
-        entry = msgspec.json.decode(value, type=_Entry)
+        entry = strangers.decode(value, _Entry)
     except _MALFORMED as err:
         file.refuse(where, str(err), err)
     if value.count(b'"') != _QUOTES_OF_AN_ENTRY:
@@ -350,7 +351,7 @@ def _index(file: Mapped) -> dict[str, str]:
     if file.size_bytes > MAX_HEADER_BYTES:
         file.refuse("$", f"an index of {file.size_bytes} bytes; at most {MAX_HEADER_BYTES} are read")
     try:
-        inner = bytes(msgspec.json.decode(file.data, type=_Index).weight_map)
+        inner = bytes(strangers.decode(bytes(file.data), _Index).weight_map)
     except _MALFORMED as err:
         file.refuse("$", f"no index of the form {{'weight_map': {{name: file}}}}: {err}", err)
     text = _Json(file, inner, 0, len(inner))

@@ -11,7 +11,6 @@ Does not cover: truth. Asks are what sellers hope for, and they move by 20 to 50
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Literal
 
 import msgspec
 
+from harness import strangers
 from harness.codec import digest
 from harness.errors import MisuseError
 from harness.scoring.anchor import IndexPrint, objection
@@ -115,7 +115,7 @@ class MarketModel:
             MisuseError: there is no such file, or it holds no sound model.
         """
         try:
-            document = json.loads(Path(path).read_bytes())
+            document = strangers.loads(Path(path).read_bytes())
         except (OSError, ValueError) as err:
             msg = f"cannot read a market model from {str(path)!r}: {err}"
             raise MisuseError(msg) from err

@@ -14,8 +14,8 @@ from fractions import Fraction
 from typing import Any
 
 from harness.errors import MisuseError
-from harness.market.offers.strangers import loads
 from harness.model import Quote
+from harness.strangers import loads
 
 __all__ = ["Gpu", "Rates", "bid", "gpu_of"]
 

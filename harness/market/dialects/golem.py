@@ -15,8 +15,8 @@ from harness.errors import ForgeryError, MisuseError
 from harness.market.dialects.carry import KEY, agree, at, carried, listed, taken
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import Offer, price_fraction
-from harness.market.offers.strangers import loads
 from harness.scoring.exact import plain
+from harness.strangers import loads
 
 __all__ = ["from_golem", "golem_text", "parse_golem", "to_golem"]
 

@@ -17,7 +17,7 @@ from harness.market.offers import envelope as envelopes
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import typed_data_of
 from harness.market.offers.secp256k1 import Signer
-from harness.market.offers.strangers import loads
+from harness.strangers import loads
 
 __all__ = ["VIEWS", "View", "read", "show"]
 

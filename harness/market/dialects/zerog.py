@@ -15,7 +15,7 @@ from harness.market.dialects.carry import KEY, agree, carried, taken, text
 from harness.market.offers.abi import ZERO_ADDRESS
 from harness.market.offers.envelope import Envelope
 from harness.market.offers.offer import held_atomic
-from harness.market.offers.strangers import loads
+from harness.strangers import loads
 
 __all__ = ["from_0g", "to_0g"]
 

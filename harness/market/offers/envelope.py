@@ -22,7 +22,7 @@ from harness.market.offers import offer as offers
 from harness.market.offers.abi import Value
 from harness.market.offers.offer import SCHEMA, Offer, digest_of
 from harness.market.offers.secp256k1 import Signer, recover
-from harness.market.offers.strangers import loads
+from harness.strangers import loads
 
 __all__ = [
     "MAX_BYTES",

@@ -10,7 +10,6 @@ Not promised: that a verdict on today's speed is one on last week's. A pass now 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +20,7 @@ from harness.market.offers.evidence import hashed
 from harness.model import Report
 from harness.scoring.profiles import profile_of
 from harness.scoring.score import score
+from harness.strangers import loads
 
 __all__ = ["Finding", "Judgement", "Promise", "finding", "judge", "promise_of", "refund_atomic"]
 
@@ -75,7 +75,7 @@ def promise_of(document: bytes, sla_hash: str) -> Promise:
     if hashed(document) != sla_hash:
         what = f"this is not the promise {sla_hash}"
         raise ForgeryError(what)
-    told = json.loads(document)
+    told = loads(document)
     if told.get("metric") != _METRIC or told.get("floor") is None:
         message = "the offer promised no speed that could be measured again"
         raise MisuseError(message)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from harness.errors import FailureError, ForgeryError
 from harness.market.offers.eip712 import Domain, Fields, digest
 from harness.market.offers.secp256k1 import recover
-from harness.market.offers.strangers import loads
+from harness.strangers import loads
 
 __all__ = ["TRANSFER", "Facilitator", "HttpFacilitator", "LocalFacilitator", "NoAnswerError", "Payment", "Settled"]
 
@@ -204,7 +204,7 @@ class LocalFacilitator:
 
     def _used(self) -> set[str]:
         kept = self.ledger.read_text(encoding="utf-8").splitlines() if self.ledger and self.ledger.exists() else []
-        return {one["claim"] for one in (*self.transfers, *map(json.loads, kept))}
+        return {one["claim"] for one in (*self.transfers, *map(json.loads, kept))}  # noqa: TID251 - written here
 
     async def close(self) -> None:
         """Do nothing."""

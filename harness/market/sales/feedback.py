@@ -28,8 +28,8 @@ from harness.market.offers.envelope import Envelope
 from harness.market.offers.evidence import epoch_s
 from harness.market.offers.keccak import keccak256
 from harness.market.offers.offer import Offer, held_atomic
-from harness.market.offers.strangers import loads
 from harness.market.sales.till import Sold
+from harness.strangers import loads
 
 __all__ = ["KINDS", "Agent", "Feedback", "Given", "Kind", "Scale", "Transfer", "Weighed", "from_feedback", "to_feedback", "weighed"]  # fmt: skip
 

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import FailureError, MisuseError
-from harness.market.offers.strangers import loads
 from harness.market.sales.till import Sale, Sold
+from harness.strangers import loads
 
 if TYPE_CHECKING:
     from harness.market.sales.counter import Fulfil

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.market.offers.abi import checked
-from harness.market.offers.strangers import loads
 from harness.market.tools.agents import Benchmark, Dispute, ForSale, Offered, OnSale, Proven, verify_quote
+from harness.strangers import loads
 
 __all__ = ["Stall"]
 
