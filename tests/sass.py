@@ -1,13 +1,17 @@
 """Compiles kernels for GPUs that are not here, and reads their machine code. Needs NVIDIA's compilers, but no driver and no GPU.
 
 Kernels in CUDA C++ go through NVRTC, range kernels through Numba and ptxas. All the code of one architecture is disassembled in
-one go: nvdisasm takes half a second to start.
+one go: nvdisasm takes half a second to start. What NVRTC makes is kept in the user's cache, under all that it depends on.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib
+import importlib.metadata
 import importlib.util
+import os
 import re
 import struct
 import subprocess
@@ -71,7 +75,33 @@ def _target(capability: str) -> str:
 
 
 def compile_source(source: CudaSource, capability: str) -> bytes:
-    """Compile CUDA C++ with NVRTC; raises with the compiler's log."""
+    """Compile CUDA C++ with NVRTC, or find what it made of the same before; raises with the compiler's log."""
+    made_of = source.name, source.text, source.options, _target(capability), _compilers()
+    kept = _cache() / hashlib.sha256(repr(made_of).encode()).hexdigest()
+    if kept.exists():
+        return kept.read_bytes()
+    cubin = _compile(source, capability)
+    with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+        file.write(cubin)
+    Path(file.name).rename(kept)
+    return cubin
+
+
+@functools.cache
+def _cache() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "harness" / "cubins"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@functools.cache
+def _compilers() -> tuple[str, ...]:
+    """Return the version of the compiler and of each package whose headers a source may include."""
+    found = {(d.name, d.version) for d in importlib.metadata.distributions() if d.name.startswith(("nvidia-", "cupy"))}
+    return tuple(sorted(" ".join(pair) for pair in found))
+
+
+def _compile(source: CudaSource, capability: str) -> bytes:
     nvrtc = importlib.import_module("cupy_backends.cuda.libs.nvrtc")
     header = _wheel_path("include/cuda_fp16.h")
     options = [
