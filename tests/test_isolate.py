@@ -28,7 +28,7 @@ from harness.cluster.nursery import _children
 from harness.cluster.task import Inventory, Task, answered
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort
-from harness.model import Device, Failed, Job, Node, Outcome, Report, Skipped
+from harness.model import Attempt, Device, Failed, Job, Node, Outcome, Report, Skipped
 from harness.proof.verify import job_of
 
 PLUGIN = '''
@@ -360,6 +360,41 @@ def test_an_interrupted_lease_forgets_the_job(lease: Lease, mark: str) -> None:
     killer.join()
     wait_for(lambda: not marked(mark))
     assert skipped(lease.measure(job("skip"), DEVICE, EFFORT)).job == job("skip")
+
+
+def test_what_an_interrupted_batch_had_measured_is_kept_and_nothing_said_of_the_rest(
+    plugin: Path, tmp_path: Path
+) -> None:
+    """Two are done when Ctrl-C comes; the third, which had crashed once, would have gone on for ever: its try stays on record as one that never ended."""
+    jobs = (job("good"), job("skip"), replace(job("sleep"), regime="sustained"))
+    crash = Attempt(number=1, started_at=NOW, elapsed_s=1.0, ended="crashed", reason="it was", place=None)
+    errand = Errand(inventory=INVENTORY, jobs=jobs, past=lambda one: {"old-1": crash} if one == jobs[2] else {})
+    begun: list[str] = []
+    orders = Orders(
+        effort=EFFORT,
+        started=lambda _: None,
+        out_of_time=lambda: None,
+        tried=lambda _, __, ___, attempt: begun.append(attempt.ended),
+    )
+    ended: list[Outcome] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.cluster.errand.batches", lambda own: [tuple(own)])
+        patch.setenv("FLAG", str(tmp_path / "asleep"))
+        patch.syspath_prepend(plugin)
+        killer = threading.Thread(target=interrupt, args=[(tmp_path / "asleep").exists, threading.get_ident()])
+        killer.start()
+        with pytest.raises(KeyboardInterrupt):
+            ended.extend(outcome for _, outcome in run_here([errand], orders))
+        killer.join()
+    assert [job_of(outcome) for outcome in ended] == list(jobs[:2])
+    assert ended[0].measurement
+    assert ended[1].skipped
+    assert begun == ["aborted"] * 3
+
+
+def interrupt(when: Callable[[], bool], thread: int) -> None:
+    wait_for(when)
+    signal.pthread_kill(thread, signal.SIGINT)
 
 
 def test_the_outcome_of_another_job_is_refused() -> None:

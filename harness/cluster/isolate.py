@@ -25,7 +25,7 @@ from typing import IO, Literal, Self
 from harness.errors import FailureError
 from harness.model import FailureKind
 
-__all__ = ["Ended", "Nursery", "child_environment"]
+__all__ = ["Ended", "Interrupted", "Nursery", "child_environment"]
 
 _TAIL = 8 << 10
 _LINE = 500
@@ -43,6 +43,14 @@ class Ended:
     result: bytes
     why: str
     elapsed_s: float
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a task ran; `result` is what it had said until then."""
+
+    def __init__(self, result: bytes) -> None:
+        super().__init__()
+        self.result = result
 
 
 def child_environment() -> dict[str, str]:
@@ -130,6 +138,7 @@ class Nursery:
 
         Raises:
             FailureError: no process could be started at all.
+            Interrupted: by Ctrl-C; the task has ended.
         """
         sock = self._ready()
         began = time.monotonic()
@@ -137,50 +146,62 @@ class Nursery:
             asked.write(task)
             asked.seek(0)
             reader, writer = os.pipe()
+            result = bytearray()
             with os.fdopen(reader, "rb", buffering=0) as pipe:
                 try:
                     with os.fdopen(writer, "wb"):
                         request = json.dumps({"env": dict(env or {})}).encode()
                         socket.send_fds(sock, [request], [asked.fileno(), writer, log.fileno()])
-                    return self._follow(sock, pipe, log, began, deadline_s)
+                    return self._follow(sock, pipe, log, result, began, deadline_s)
                 except OSError as err:  # it died a moment ago
                     self.close()
                     return _ended("crashed", b"", f"{_LOST}: {err.strerror}", began)
-                except BaseException:  # such as Ctrl-C: what still runs must end, and its answer find no later task
+                except KeyboardInterrupt as err:
+                    self.close()
+                    raise Interrupted(_rest(pipe, result)) from err
+                except BaseException:  # what still runs must end, and its answer find no later task
                     self.close()
                     raise
 
-    def _follow(self, sock: socket.socket, pipe: IO[bytes], log: IO[bytes], began: float, deadline_s: float) -> Ended:
+    def _follow(  # noqa: PLR0913 - the ends of one conversation
+        self,
+        sock: socket.socket,
+        pipe: IO[bytes],
+        log: IO[bytes],
+        result: bytearray,
+        began: float,
+        deadline_s: float,
+    ) -> Ended:
         born = _receive(sock, began + deadline_s + _START_S)
         if born is None:
             self.close()
             return _ended("crashed", b"", _why(_LOST, log), began)
-        result, end = _attend(sock, pipe, began + deadline_s)
+        end = _attend(sock, pipe, result, began + deadline_s)
         if isinstance(end, int):
-            return _judge(end, result, log, began)
+            return _judge(end, bytes(result), log, began)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(born["pid"], signal.SIGKILL)
         if _receive(sock, time.monotonic() + _START_S) is None:
             self.close()  # not even SIGKILL ended it, or the nursery is gone; the next task gets a new one
         if end == "late":
-            return _ended("timeout", result, f"still running after {deadline_s:.0f} s: killed", began)
-        why = _why(_LOST, log) if end == "lost" else f"its result is larger than {_MAX_RESULT} bytes"
-        return _ended("crashed", result, why, began)
+            return _ended("timeout", bytes(result), f"still running after {deadline_s:.0f} s: killed", began)
+        if end == "large":
+            return _ended("crashed", b"", f"its result is larger than {_MAX_RESULT} bytes", began)
+        return _ended("crashed", bytes(result), _why(_LOST, log), began)
 
 
 def _attend(
-    sock: socket.socket, pipe: IO[bytes], deadline: float
-) -> tuple[bytes, int | Literal["late", "lost", "large"]]:
-    """Collect the result until the process has ended; return it with the exit code, or with why there is none.
+    sock: socket.socket, pipe: IO[bytes], result: bytearray, deadline: float
+) -> int | Literal["late", "lost", "large"]:
+    """Collect the result until the process has ended; return the exit code, or why there is none.
 
     The end of the pipe does not tell that: a child left behind may hold it open.
     """
-    result = bytearray()
     open_ends: list[IO[bytes] | socket.socket] = [pipe, sock]
     while len(result) <= _MAX_RESULT:
         ready, _, _ = select.select(open_ends, [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            return bytes(result), "late"
+            return "late"
         if pipe in ready:
             part = pipe.read(1 << 20)
             result += part
@@ -188,8 +209,18 @@ def _attend(
                 open_ends.remove(pipe)
         else:
             message = _receive(sock, deadline)
-            return bytes(result), message["code"] if message else "lost"
-    return b"", "large"
+            return message["code"] if message else "lost"
+    return "large"
+
+
+def _rest(pipe: IO[bytes], result: bytearray) -> bytes:
+    """Return the result with what is still in the pipe, of a process that has ended; a child left behind may hold it open."""
+    while len(result) <= _MAX_RESULT and select.select([pipe], [], [], 0.0)[0]:
+        part = pipe.read(1 << 20)
+        if not part:
+            break
+        result += part
+    return bytes(result)
 
 
 def _judge(code: int, result: bytes, log: IO[bytes], began: float) -> Ended:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from harness import codec
-from harness.cluster.isolate import Nursery
+from harness.cluster.isolate import Interrupted, Nursery
 from harness.cluster.plan import deadline_s
 from harness.cluster.spool import Reply, Spool, claim
 from harness.cluster.task import Inventory, Look, Task, answered, environment_for
@@ -20,7 +20,7 @@ from harness.measure.runner import now
 from harness.model import Device, DeviceKind, Failed, Job, Outcome
 from harness.proof.verify import job_of
 
-__all__ = ["Lease", "Order"]
+__all__ = ["CutShort", "Lease", "Order"]
 
 _INSPECT_S = 120.0
 _LOOK_S = 30.0
@@ -40,6 +40,14 @@ class Order:
     idle_w: float | None = None
     alone: bool = True  # whether it matters that nobody else computes on the device
     live: str | None = None  # the file to pin each moment to; empty: the node's own, which can be asked for
+
+
+class CutShort(KeyboardInterrupt):
+    """Ctrl-C in the middle of a batch; `reply` holds the outcomes that were known by then."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply
 
 
 class Lease:
@@ -114,7 +122,11 @@ class Lease:
             self._spool.forget(have)
 
     def carry_out(self, order: Order) -> Reply:
-        """Make one try at a batch; keep the reply, where there is a spool, before giving it: a crash only once it is outlived."""
+        """Make one try at a batch; keep the reply, where there is a spool, before giving it: a crash only once it is outlived.
+
+        Raises:
+            CutShort: by Ctrl-C, when some of the batch had been measured.
+        """
         before = self._just_seen(order.device) or self.look(order.device)
         reply = self._lost(order, before) if not before.present else self._try(order, before)
         if self._spool:
@@ -138,7 +150,18 @@ class Lease:
             live=order.live,
         )
         deadline = deadline_s(order.effort, order.device, order.jobs)
-        reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))
+        started_at = now()
+        try:
+            reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))
+        except Interrupted as err:
+            known = _known(order, err.result, started_at)
+            if not known.outcomes:
+                raise
+            raise CutShort(self._judged(order, before, known)) from err
+        return self._judged(order, before, reply)
+
+    def _judged(self, order: Order, before: Look, reply: Reply) -> Reply:
+        """Return a reply with what a look at the device says of it: whether it is there, and who else computed on it."""
         after = self.look(order.device)
         self._looked = (order.device.uuid, time.monotonic(), after)
         return replace(
@@ -187,6 +210,15 @@ class Lease:
         outcomes += [Outcome(failed=failed) for failed in failures]
         outcomes.sort(key=lambda outcome: task.jobs.index(job_of(outcome)))
         return Reply(attempt=attempt, started_at=started_at, elapsed_s=ended.elapsed_s, outcomes=tuple(outcomes))
+
+
+def _known(order: Order, result: bytes, started_at: str) -> Reply:
+    """Return what a process had measured when it was interrupted; of the other jobs, nothing."""
+    try:
+        outcomes = answered(result, order.jobs)
+    except ForgeryError:
+        outcomes = ()
+    return Reply(attempt=order.attempt, started_at=started_at, elapsed_s=0.0, outcomes=outcomes)
 
 
 def _crashed(reply: Reply) -> bool:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from typing import Protocol
 
 from harness.cluster.errand import Desk, Errand, Orders, desks
-from harness.cluster.lease import Lease
+from harness.cluster.lease import CutShort, Lease
 from harness.cluster.scheduler import Scheduler
 from harness.cluster.signals import Acquire, Command, Ended, Event, Leased, Replied, Spent, Start, Tried
 from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory
 from harness.measure.runner import now
 from harness.model import Outcome
+from harness.proof.verify import job_of
 
 __all__ = ["Hand", "drive", "inspect_here", "run_here"]
 
@@ -86,7 +87,27 @@ def drive(work: Mapping[str, Desk], hand: Hand, orders: Orders) -> Generator[tup
         hand.heard()
         if scheduler.finished:
             return
-        events = hand.poll(scheduler.wait_s(time.monotonic(), _POLL_S), scheduler.missing())
+        try:
+            events = hand.poll(scheduler.wait_s(time.monotonic(), _POLL_S), scheduler.missing())
+        except _Stopped as stopped:
+            yield from _saved(scheduler, work, stopped.last)
+            raise
+
+
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C; `last` is what was measured of a batch before it came."""
+
+    def __init__(self, last: Replied) -> None:
+        super().__init__()
+        self.last = last
+
+
+def _saved(scheduler: Scheduler, work: Mapping[str, Desk], last: Replied) -> Iterator[tuple[Errand, Outcome]]:
+    """Yield the outcomes that an interrupted batch had; whatever else the scheduler would have done next is not begun."""
+    told = [job_of(outcome) for outcome in last.reply.outcomes]  # of the others it would say that they crashed
+    for command in scheduler.advance(time.monotonic(), [last]):
+        if isinstance(command, Ended) and job_of(command.outcome) in told:
+            yield work[command.lane].errand, command.outcome
 
 
 class _Here:
@@ -122,7 +143,10 @@ class _Here:
         if self._waiting:
             start = self._waiting.pop(0)
             # In this very thread, so that Ctrl-C interrupts it.
-            return [Replied(start.lane, self._leases[start.lane].carry_out(self._desks[start.lane].order(start)))]
+            try:
+                return [Replied(start.lane, self._leases[start.lane].carry_out(self._desks[start.lane].order(start)))]
+            except CutShort as err:
+                raise _Stopped(Replied(start.lane, err.reply)) from err
         if not self._futures:
             time.sleep(wait_s)
         done, _ = wait(self._futures, timeout=wait_s, return_when=FIRST_COMPLETED)
