@@ -367,7 +367,9 @@ def test_what_an_interrupted_batch_had_measured_is_kept_and_nothing_said_of_the_
 ) -> None:
     """Two are done when Ctrl-C comes; the third, which had crashed once, would have gone on for ever: its try stays on record as one that never ended."""
     jobs = (job("good"), job("skip"), replace(job("sleep"), regime="sustained"))
-    crash = Attempt(number=1, started_at=NOW, elapsed_s=1.0, ended="crashed", reason="it was", place=None)
+    crash = Attempt(
+        number=1, started_at="2026-11-25T12:00:00Z", elapsed_s=1.0, ended="crashed", reason="it was", place=None
+    )
     errand = Errand(inventory=INVENTORY, jobs=jobs, past=lambda one: {"old-1": crash} if one == jobs[2] else {})
     begun: list[str] = []
     orders = Orders(
