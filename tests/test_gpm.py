@@ -20,7 +20,7 @@ from harness.device.cpu import CpuDevice
 from harness.device.rapl import CpuSensors
 from harness.device.sampler import FakeSensors, Sampler, Sensors, SilentSensors
 from harness.device.sensors import NvmlSensors, nvml_devices
-from harness.measure import runner
+from harness.measure import record
 from harness.measure.counters import Witness, unexplained
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure, measure_together
@@ -451,7 +451,7 @@ def test_arithmetic_on_idle_multiprocessors_is_invalid(cpu: CpuDevice) -> None:
 
 def test_the_ceiling_and_the_type_reach_the_counters(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        runner, "ceiling", lambda *_, **__: Ceiling(rate_per_s=1e12, reached_fraction=0.9, basis="test")
+        record, "ceiling", lambda *_, **__: Ceiling(rate_per_s=1e12, reached_fraction=0.9, basis="test")
     )
     honest = measured(cpu, counting(fp64_fraction=0.9), dtype="float64")
     false = measured(cpu, counting(), dtype="float64")
