@@ -154,7 +154,7 @@ def _make(path: Path, n: int, openings: int) -> None:
     rows = [row for _, row in _rows(task)]
     codes = np.stack([random_bytes(seed, "X", row * n // 16, n // 16) for row in rows])
     sums = _sums(codes, seed, n)
-    after = chain.advance("int8", n, sums)
+    after = [chain.advance("int8", own, seed, 1, row) for row, own in zip(rows, sums, strict=True)]
     leaves = np.random.default_rng(0).integers(0, 256, (n, 32), dtype=np.uint8)
     for row, state in zip(rows, after, strict=True):
         digest = hashing.row_digest(hashing.LEAF, 1, row, state.tobytes(), seed)
@@ -162,7 +162,7 @@ def _make(path: Path, n: int, openings: int) -> None:
     tree = merkle.levels(hashing.Hasher(_CPU, seed), hashing.NODE, leaves)
     opened = b"".join(codes[i].tobytes() + sums[i].tobytes() + merkle.path(tree, row) for i, row in enumerate(rows))
     transcript = Transcript(
-        schema="harness.transcript/1",
+        schema="harness.transcript/2",
         challenge=asked,
         commitment=tree[-1].tobytes().hex(),
         scan_key=None,

@@ -10,6 +10,7 @@ Schema history
     harness.quote/1    2026-11: first version
     harness.quote/2    2026-11: the market's price with its interval, factors and native units; terms and digests to recompute it by
     harness.challenge/1, harness.transcript/1    2026-11: first versions
+    harness.challenge/2, harness.transcript/2    2026-11: each step of the work is padded, as equal rows passed for a whole state
 """
 
 from __future__ import annotations

@@ -400,7 +400,7 @@ class Report:
 class Challenge:
     """What a verifier asks of one device: fresh, addressed, and good once."""
 
-    schema: Literal["harness.challenge/1"]
+    schema: Literal["harness.challenge/2"]
     nonce: str  # the verifier's own random bits, 64 hex digits
     beacon: str | None  # a public random value that nobody could know before; None where there was none
     provider: str  # the public key of who is to answer, or another name of theirs
@@ -415,7 +415,7 @@ class Challenge:
 class Transcript:
     """What a prover answered to a challenge. The openings themselves, megabytes of numbers, follow it in its file."""
 
-    schema: Literal["harness.transcript/1"]
+    schema: Literal["harness.transcript/2"]
     challenge: Challenge
     commitment: str  # root over every state of the work
     scan_key: str | None  # what the verifier sent to begin the scans of memory
@@ -434,7 +434,7 @@ class ProvenWork:
     mode: str
     operations_count: float  # what an honest prover does; a multiply-add is two
     least_operations_count: float  # what must have been done, or the verdict would be a refusal with this confidence
-    skipped_most_fraction: float
+    skipped_most_fraction: float  # of the operations
     confidence_fraction: float
     wall_s: float | None  # by the verifier's clock
     least_operations_per_s: float | None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from harness import codec
 from harness.device.cpu import CpuDevice
 from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.model import Challenge, Verdict
-from harness.proof import bounds, bundle, by_file, chain, challenge, hashing, prover, residency, rows
+from harness.proof import bounds, bundle, by_file, chain, challenge, hashing, prover, residency, rows, verifier
 from harness.proof.generator import random_bytes
 from harness.proof.projection import Projection, tolerance
 from harness.proof.signing import keygen, load_key
-from harness.proof.task import MODES, N_MOST, opened_most_bytes, task_of
+from harness.proof.task import MODES, N_MOST, kept_fraction, opened_most_bytes, task_of
 from harness.proof.transcript import open_file, write
 from harness.proof.verifier import Session, check, faults_of
 
@@ -84,10 +86,10 @@ def test_openings_never_take_more_than_was_reckoned_with(mode: str) -> None:
 def test_every_bit_of_a_sum_moves_the_byte_that_is_kept() -> None:
     """Where one did not, who leaves it out of the work would leave no trace in the states."""
     sums = np.random.default_rng(3).integers(-(2**31), 2**31, 4096, dtype=np.int64).astype(np.int32)
-    kept = chain.advance("int8", 16, sums)
+    kept = chain.kept("int8", 16, sums)
     for bit in range(32):
         other = (sums.view(np.uint32) ^ np.uint32(1 << bit)).view(np.int32)
-        assert (chain.advance("int8", 16, other) != kept).mean() > 0.98  # 255 of 256 where all are mixed
+        assert (chain.kept("int8", 16, other) != kept).mean() > 0.98  # 255 of 256 where all are mixed
 
 
 def test_f_is_what_other_verifiers_compute() -> None:
@@ -100,10 +102,10 @@ def test_f_is_what_other_verifiers_compute() -> None:
         return (h * 0xC2B2AE35 % 2**32) >> 24
 
     sums = np.random.default_rng(4).integers(-(2**31), 2**31, 500, dtype=np.int64).astype(np.int32)
-    assert chain.advance("int8", 16, sums).tolist() == [mixed(int(y) % 2**32) for y in sums]
+    assert chain.kept("int8", 16, sums).tolist() == [mixed(int(y) % 2**32) for y in sums]
     for mode, kind in (("float32", np.float32), ("float64", np.float64)):
         rough = np.array([-1e9, -16.1, -0.01, 0, 0.01, 0.13, 15.9, 1e9], dtype=kind)
-        assert chain.advance(mode, 16, rough).tolist() == [128, 128, 255, 0, 0, 1, 127, 127]
+        assert chain.kept(mode, 16, rough).tolist() == [128, 128, 255, 0, 0, 1, 127, 127]
 
 
 def test_sums_of_integers_on_the_host_are_exact_beyond_what_float32_holds() -> None:
@@ -228,14 +230,44 @@ def test_a_first_line_without_end_is_not_read() -> None:
 
 
 def test_bounds_are_what_the_protocol_says() -> None:
-    skipped = bounds.skipped_most_fraction(128)
-    assert (1 - skipped) ** 128 == pytest.approx(0.1)
-    assert (1 - bounds.skipped_most_fraction(128, grinding_bits=64)) ** 128 == pytest.approx(0.1 / 2**64)
+    false = bounds.false_most_fraction(128)
+    assert (1 - false) ** 128 == pytest.approx(0.1)
+    assert (1 - bounds.false_most_fraction(128, grinding_bits=64)) ** 128 == pytest.approx(0.1 / 2**64)
+    assert bounds.skipped_most_fraction(128) == 2 * false
     assert bounds.most_per_s(10.0, 2.0, 0.5) == pytest.approx(10 / 1.5)
     assert bounds.most_per_s(10.0, 2.0, None) is None
     assert bounds.most_per_s(10.0, 2.0, 2.0) is None  # the network alone would have taken all of it
-    assert bounds.resident_fraction(3000.0, 64.0, 128) == pytest.approx(1 - 64 / 3000 - skipped)
-    assert bounds.resident_fraction(10.0, 64.0, 128) == 0
+    few = bounds.false_most_fraction(16)
+    resident = partial(
+        bounds.resident_fraction, link_bytes_per_s=64.0, rebuilt_bytes_per_s=30.0, openings=128, scan_openings=16
+    )
+    assert resident(3000.0) == pytest.approx(1 - 94 / 3000 - 2 * false - few)
+    assert resident(10.0) == 0
+
+
+def test_who_scans_as_slowly_as_it_works_has_kept_nothing() -> None:
+    """It did the work again for each scan. And what is scanned in floats could be kept as what f holds, in fewer bits."""
+    for mode, n in (("int8", 48), ("float16", 48)):
+        asked = issued(mode=mode, n=n, steps=4, openings=256, scans=3, scan_openings=256)
+        held = commit(asked)
+        transcript, _ = held.transcript(None)
+        for scans_s, kept in ((30.0, 0.0), (0.003, 1.0)):
+            told = verifier.Clocked(wall_s=10.0, scans_s=scans_s, link_bytes_per_s=1.0)
+            work = verifier._work(transcript, told)
+            share = 1 - 3 * bounds.false_most_fraction(256)
+            most = 4 * n * n * kept_fraction(task_of(asked.params)) * share * kept
+            assert work.resident_bytes == pytest.approx(most, rel=0.01, abs=1)
+
+
+@pytest.mark.parametrize("n", [16, 48, 256, 16_384])
+def test_what_f_keeps_of_a_float_takes_as_many_bits_as_we_say(n: int) -> None:
+    """Shannon's entropy of the codes of normal sums: the pad can be drawn again, and need not be kept."""
+    y = np.random.default_rng(n).normal(0, math.sqrt(n), 400_000).astype(np.float32)
+    counts = np.bincount(chain.kept("float16", n, y), minlength=256) / y.size
+    bits = -(counts[counts > 0] * np.log2(counts[counts > 0])).sum()
+    said = 8 * kept_fraction(task_of(issued(mode="float16", n=n).params))
+    assert bits - 0.2 < said < bits
+    assert kept_fraction(task_of(issued(n=n).params)) == 1
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -256,13 +256,13 @@ def _almost_true(path: Path, n: int) -> None:
     task, seed, row = task_of(asked.params), challenge.seed(asked), 5
     codes, sums = random_bytes(seed, "X", row * n // 16, n // 16), np.zeros(n, dtype="<i4")
     way = bytes(range(32)) * merkle.path_length(row, n)
-    leaf = hashing.row_digest(hashing.LEAF, 1, row, chain.advance("int8", n, sums).tobytes(), seed)
+    leaf = hashing.row_digest(hashing.LEAF, 1, row, chain.advance("int8", sums, seed, 1, row).tobytes(), seed)
     root = merkle.climb(hashing.NODE, leaf, (row, n), way, seed).hex()
     nonces = (f"{i:064x}" for i in range(n * 50))
     nonce = next(one for one in nonces if bundle.cells(task, seed, (root,), one) == ((0, row),))
     openings = codes.tobytes() + sums.tobytes() + way
     transcript = Transcript(
-        schema="harness.transcript/1",
+        schema="harness.transcript/2",
         challenge=asked,
         commitment=root,
         scan_key=None,

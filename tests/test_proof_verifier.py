@@ -44,7 +44,7 @@ def test_the_seed_is_what_it_was() -> None:
     """A changed seed is another protocol: raise the version in its domain."""
     params = b'{"mode":"int8","n":16,"openings":4,"scan_openings":0,"scans":0,"steps":2}'
     parts = (
-        b"harness.challenge/1 seed",
+        b"harness.challenge/2 seed",
         b"\x01drand 1",
         b"\xab" * 32,
         b"p",
@@ -54,7 +54,7 @@ def test_the_seed_is_what_it_was() -> None:
     )
     by_hand = hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
     assert challenge.seed(issued()) == by_hand
-    assert by_hand.hex().startswith("38dce6896456b70c")
+    assert by_hand.hex().startswith("a57604e04bc17d79")
 
 
 def _with(asked: Challenge, name: str, value: Any) -> Challenge:
@@ -137,10 +137,12 @@ def test_a_session_runs_once_from_issue_to_verdict() -> None:
     work = verdict.work
     assert work is not None
     assert work.wall_s == 2.0
-    assert work.least_operations_per_s == pytest.approx(2 * 32**3 * 4 * 0.1 ** (1 / 64) / 2.0)
+    false = 1 - 0.1 ** (1 / 64)
+    assert work.least_operations_per_s == pytest.approx(2 * 32**3 * 4 * (1 - 2 * false) / 2.0)
     assert work.most_operations_per_s == pytest.approx(2 * 32**3 * 4 / 1.5)
-    assert work.least_read_bytes_per_s == pytest.approx(2 * 4 * 32**2 / 0.5)
-    assert work.resident_bytes == pytest.approx(4096 * (0.1 ** (1 / 64) - 1 / 16384), abs=1)
+    read, rebuilt = 2 * 4 * 32**2 / 0.5, 2 * 32**3 * 4 / 1.5 / (2 * 32)
+    assert work.least_read_bytes_per_s == pytest.approx(read * (1 - false))
+    assert work.resident_bytes == pytest.approx(4096 * (1 - (1 + rebuilt) / read - 3 * false), abs=1)
     with pytest.raises(MisuseError, match="judge comes after 'asked'; this session is 'judged'"):
         session.judge(transcript, io.BytesIO(openings), at_s=105.0)
 
@@ -197,7 +199,7 @@ def test_a_third_party_is_told_less_than_who_held_the_clock() -> None:
     assert verdict.accepted
     assert verdict.work is not None
     assert verdict.work.least_operations_per_s is None
-    assert verdict.work.skipped_most_fraction == pytest.approx(1 - (0.1 * 2**-64) ** (1 / 512))
+    assert verdict.work.skipped_most_fraction == pytest.approx(2 * (1 - (0.1 * 2**-64) ** (1 / 512)))
     assert any("2^64 tries" in what for what in verdict.not_proven)
     assert any("how fast" in what for what in verdict.not_proven)
 
@@ -220,7 +222,7 @@ def test_an_answer_for_a_keys_owner_must_be_signed_with_it(tmp_path: Path) -> No
 def test_the_example_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "proof.md").read_text(), re.DOTALL)
     exec(example, {})  # noqa: S102 - our own page
-    assert capsys.readouterr().out == "True 1.78%\n"
+    assert capsys.readouterr().out == "True 3.57%\n"
 
 
 def test_the_threat_model_names_tests_that_exist() -> None:

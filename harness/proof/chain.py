@@ -1,10 +1,14 @@
-"""The work: X -> f(X B), step by step, n x n, on any device, and what each kind of number makes of a byte.
+"""The work: X -> f(X B) + K, step by step, n x n, on any device, and what each kind of number makes of a byte.
 
 A state is n x n bytes in every mode, so that hashing and holding it costs the same. In mode int8 a byte is a signed number and f mixes all 32
 bits of a sum, so that one wrong bit changes the state. In the float modes a byte names one of 256 numbers of full precision, drawn bell-shaped,
 their signs in balance; f keeps the high bits of the sum alone, since its low bits may differ between honest devices.
 B is made of bytes in the same way. f is not linear, so steps do not collapse into one; it takes each element alone, so any row of any step can be
 checked alone.
+
+K, the pad, is n x n bytes of the seed's generator, others for each step, added without carry (exclusive or). Without it equal rows stay equal: who makes
+all rows of one state alike, which few openings see, has one row to compute from then on. With it a row that was made up saves its own product and, where
+it was chosen to be a row of zeros, the next one; what follows from that is as random as an honest state.
 
 Exact in mode int8: a sum of n <= 131,056 products of 8-bit numbers fits 32 bits, whatever its order.
 """
@@ -22,23 +26,25 @@ import numpy as np
 from harness.device import narrow, philox
 from harness.device.backend import CudaSource
 from harness.proof.challenge import stream
+from harness.proof.generator import drawn_bytes
+from harness.proof.task import scale
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend, Launcher
     from harness.proof.task import Task
 
-__all__ = ["Chain", "advance", "numbers", "table"]
+__all__ = ["Chain", "advance", "kept", "numbers", "pad", "table"]
 
 Host = np.ndarray[Any, Any]
 Multiply = Callable[[Any, Any], None]  # rows of a state, and where their products with B go
 
 _THREADS = 256
 _SUMS: dict[str, Any] = {"int8": np.int32, "float64": np.float64}  # float32 in the other modes
+_COUNTERS = 1 << 14  # of a piece of the pad
 _EXACT = 1024  # products of two 8-bit numbers whose sums float32 holds exactly
-_SPREAD = 32.0  # codes to a standard deviation of a sum, to within the nearest power of two
 
 
-def _mixed(count: int, y: Host, out: Host) -> None:  # noqa: ARG001 - a twin takes what the kernel does
+def _mix(y: Host) -> Host:
     h = y.reshape(-1).view(np.uint32).copy()
     for shift, factor in (
         (16, 0x85EBCA6B),
@@ -46,56 +52,114 @@ def _mixed(count: int, y: Host, out: Host) -> None:  # noqa: ARG001 - a twin tak
     ):  # the finaliser of MurmurHash3: every bit moves half of the others
         h ^= h >> np.uint32(shift)
         h *= np.uint32(factor)
-    out.reshape(-1)[:] = h >> np.uint32(24)
+    mixed: Host = (h >> np.uint32(24)).astype(np.uint8)
+    return mixed
 
 
-def _cut(count: int, scale: Any, y: Host, out: Host) -> None:  # noqa: ARG001
-    codes = np.floor(y.reshape(-1) * scale).clip(-128, 127)
-    out.reshape(-1)[:] = codes.astype(np.int16).astype(np.uint8)
+def _code(scaled: Any, y: Host) -> Host:
+    codes: Host = np.floor(y.reshape(-1) * scaled).clip(-128, 127).astype(np.int16).astype(np.uint8)
+    return codes
 
 
+def _mixed(words: Any, key: Any, lane: Any, y: Host, out: Host) -> None:
+    _padded(int(words), (int(key), int(lane)), _mix, y, out)
+
+
+def _cut(words: Any, key: Any, lane: Any, scaled: Any, y: Host, out: Host) -> None:  # noqa: PLR0913 - as the kernel
+    _padded(int(words), (int(key), int(lane)), functools.partial(_code, scaled), y, out)
+
+
+def _padded(words: int, source: tuple[int, int], made: Callable[[Host], Host], y: Host, out: Host) -> None:
+    """Write f(y) with its pad, a piece at a time: the generator takes a hundred times what it gives."""
+    sums, codes = y.reshape(-1), out.view(np.uint8).reshape(-1)
+    for first in range(0, words // 4, _COUNTERS):
+        count = min(_COUNTERS, words // 4 - first)
+        piece = slice(16 * first, 16 * (first + count))
+        codes[piece] = made(sums[piece]) ^ drawn_bytes(source, first, count)
+
+
+# A thread makes four bytes, a word: a row is a multiple of 16, so words are whole. Philox as in `device.philox`, which is held against published vectors.
+_PAD = r"""
+__device__ unsigned pad(unsigned long long word, unsigned long long key, unsigned long long lane) {
+  const unsigned long long counter = word >> 2;
+  unsigned c0 = (unsigned)counter, c1 = (unsigned)(counter >> 32), c2 = (unsigned)lane, c3 = (unsigned)(lane >> 32);
+  unsigned k0 = (unsigned)key, k1 = (unsigned)(key >> 32);
+  #pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const unsigned h0 = __umulhi(0xD2511F53u, c0), l0 = 0xD2511F53u * c0;
+    const unsigned h1 = __umulhi(0xCD9E8D57u, c2), l1 = 0xCD9E8D57u * c2;
+    c0 = h1 ^ c1 ^ k0;
+    c1 = l1;
+    c2 = h0 ^ c3 ^ k1;
+    c3 = l0;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return word & 2 ? (word & 1 ? c3 : c2) : (word & 1 ? c1 : c0);
+}
+"""
 MIX = CudaSource(
     name="mix",
     twin=_mixed,
-    text=r"""
-extern "C" __global__ void mix(unsigned long long count, const unsigned* y, unsigned char* out) {
-  const unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  unsigned h = y[i];
-  h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
-  h = (h ^ (h >> 13)) * 0xC2B2AE35u;
-  out[i] = h >> 24;
+    text=_PAD
+    + r"""
+extern "C" __global__ void mix(unsigned long long words, unsigned long long key, unsigned long long lane, const unsigned* y, unsigned* out) {
+  const unsigned long long at = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= words) return;
+  unsigned four = 0;
+  #pragma unroll
+  for (int byte = 0; byte < 4; ++byte) {
+    unsigned h = y[4 * at + byte];
+    h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
+    h = (h ^ (h >> 13)) * 0xC2B2AE35u;
+    four |= (h >> 24) << (8 * byte);
+  }
+  out[at] = four ^ pad(at, key, lane);
 }
 """,
 )
-_CUT = r"""
-extern "C" __global__ void cut(unsigned long long count, REAL scale, const REAL* y, unsigned char* out) {
-  const unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  REAL code = floor(y[i] * scale);  // scale is a power of two: the product is exact
-  code = code < -128 ? -128 : code > 127 ? 127 : code;
-  out[i] = (unsigned char)(int)code;
+_CUT = (
+    _PAD
+    + r"""
+extern "C" __global__ void cut(unsigned long long words, unsigned long long key, unsigned long long lane, REAL scale, const REAL* y, unsigned* out) {
+  const unsigned long long at = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (at >= words) return;
+  unsigned four = 0;
+  #pragma unroll
+  for (int byte = 0; byte < 4; ++byte) {
+    REAL code = floor(y[4 * at + byte] * scale);  // scale is a power of two: the product is exact
+    code = code < -128 ? -128 : code > 127 ? 127 : code;
+    four |= ((unsigned)(int)code & 255u) << (8 * byte);
+  }
+  out[at] = four ^ pad(at, key, lane);
 }
 """
+)
 CUT = {
     dtype: CudaSource(name="cut", twin=_cut, text=_CUT.replace("REAL", real))
     for dtype, real in (("float32", "float"), ("float64", "double"))
 }
 
 
-def scale(n: int) -> float:
-    """Return what sums over n products are multiplied by before they are cut to a byte: the power of two nearest to 32 / sqrt(n)."""
-    return 2.0 ** round(math.log2(_SPREAD / math.sqrt(n)))
-
-
-def advance(mode: str, n: int, y: Host) -> Host:
+def kept(mode: str, n: int, y: Host) -> Host:
     """Return f(y), bytes, for sums of any shape; floats must be finite."""
-    out = np.empty(y.shape, dtype=np.uint8)
-    if mode == "int8":
-        _mixed(y.size, y, out)
-    else:
-        _cut(y.size, y.dtype.type(scale(n)), y, out)
-    return out
+    codes = _mix(y) if mode == "int8" else _code(y.dtype.type(scale(n)), y)
+    return codes.reshape(y.shape)
+
+
+def pad(seed: bytes, number: int, n: int, row: int) -> Host:
+    """Return what is added to f(y) in a row of state `number`, n bytes; the first state that is made has number 1."""
+    return drawn_bytes(stream(seed, _pad_label(number)), row * n // 16, n // 16)
+
+
+def advance(mode: str, y: Host, seed: bytes, number: int, row: int) -> Host:
+    """Return a row of state `number`, n bytes, from its n sums."""
+    n = y.size
+    return kept(mode, n, y) ^ pad(seed, number, n, row)
+
+
+def _pad_label(number: int) -> str:
+    return f"K{number}"
 
 
 @functools.cache
@@ -162,15 +226,18 @@ class Chain:
         self._multiply(rows, out)
         return out
 
-    def step(self, state: Array, sums: Array | None = None) -> Array:
-        """Return the state after this one; `sums` is memory to be used again."""
+    def step(self, state: Array, number: int, sums: Array | None = None) -> Array:
+        """Return state `number` from the one before it; `sums` is memory to be used again."""
         xp, n = self._backend.xp, self._task.n
         y = xp.empty((n, n), dtype=self._sum_type) if sums is None else sums
         self._multiply(state, y)
         after = xp.empty((n, n), dtype=np.uint8)
+        key, lane = stream(self._seed, _pad_label(number))
+        words, blocks = n * n // 4, -(-n * n // 4 // _THREADS)
         factor = () if self._task.mode == "int8" else (self._scale,)
-        blocks = -(-n * n // _THREADS)
-        self._advance(blocks, _THREADS, np.uint64(n * n), *factor, y.view(np.uint32) if not factor else y, after)
+        told = y.view(np.uint32) if not factor else y
+        numbers = np.uint64(words), np.uint64(key), np.uint64(lane)
+        self._advance(blocks, _THREADS, *numbers, *factor, told, after.view(np.uint32))
         return after
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "framed", "issue", "issued_at", "lifetime_s", "seed", "stream", "task"]
 
-_SEED, _STREAM = b"harness.challenge/1 seed", b"harness.challenge/1 stream"
+_SEED, _STREAM = b"harness.challenge/2 seed", b"harness.challenge/2 stream"
 _TEXT_MOST = 256
 _LIFETIME_MOST_S = 86_400.0
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -58,7 +58,7 @@ def issue(  # noqa: PLR0913 - what a challenge is made of
     """
     until = now + timedelta(seconds=valid_for_s)
     made = Challenge(
-        schema="harness.challenge/1",
+        schema="harness.challenge/2",
         nonce=nonce or secrets.token_hex(32),
         beacon=beacon,
         provider=provider,

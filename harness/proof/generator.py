@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.proof.challenge import stream
 
-__all__ = ["random_bytes"]
+__all__ = ["drawn_bytes", "random_bytes"]
 
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -17,7 +17,12 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 
 def random_bytes(seed: bytes, label: str, first: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Return 16 bytes each of `count` counters from `first` on, of a seed's generator for one purpose."""
-    key, lane = stream(seed, label)
+    return drawn_bytes(stream(seed, label), first, count)
+
+
+def drawn_bytes(source: tuple[int, int], first: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return 16 bytes each of `count` counters from `first` on, of the generator with this key and stream."""
+    key, lane = source
     counters = np.arange(first, first + count, dtype=np.uint64)
     c0, c1 = counters & _LOW, counters >> _HALF
     c2, c3 = np.full(count, lane & 0xFFFFFFFF, dtype=np.uint64), np.full(count, lane >> 32, dtype=np.uint64)

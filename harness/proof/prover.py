@@ -57,7 +57,7 @@ def commit(asked: Challenge, backend: Backend, *, watch: Callable[[int, str], No
     states, trees, digests = [chain.first()], [], []
     sums = chain.sums(states[0])  # one array for all steps, and the library is warm
     for number in range(1, task.steps + 1):
-        states.append(chain.step(states[-1], sums))
+        states.append(chain.step(states[-1], number, sums))
         leaves, bound = _leaves(backend, hasher, number, states[-1], sums if task.binds_sums else None)
         trees.append(merkle.levels(hasher, hashing.NODE, leaves))
         digests.append(bound)
@@ -139,7 +139,7 @@ class Held:
         """Return the answer as a record, signed if there is a key, and the openings that go with it."""
         openings = self.open(asked)
         drafted = Transcript(
-            schema="harness.transcript/1",
+            schema="harness.transcript/2",
             challenge=self.challenge,
             commitment=self.root,
             scan_key=self.scan_key,

@@ -48,7 +48,7 @@ class Rows:
             return f"row {row} of state {step} is not the one that was committed to"
         if task.mode != "int8" and not np.isfinite(sums).all():
             return f"a sum of row {row} of step {step} is not a number"
-        after = chain.advance(task.mode, n, sums).tobytes()
+        after = chain.advance(task.mode, sums, self._seed, step + 1, row).tobytes()
         bound = hashing.row_digest(hashing.SUMS, step + 1, row, opening[at:end], self._seed) if task.binds_sums else b""
         if self._climbed(step + 1, row, after, bound + opening[end:]) != self._root:
             return f"row {row} of state {step + 1} does not follow from its sums"

@@ -5,6 +5,7 @@ A stranger's parameters are refused here, before anything is allocated by them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from harness.errors import MisuseError
 if TYPE_CHECKING:
     from harness.model import Params
 
-__all__ = ["MODES", "N_MOST", "Task", "operations", "task_of"]
+__all__ = ["MODES", "N_MOST", "Task", "kept_fraction", "operations", "scale", "task_of"]
 
 MODES = ("int8", "float16", "bfloat16", "float32", "float64")
 N_MOST = 131_056  # the largest multiple of 16 for which no sum of n products of 8-bit numbers leaves 32 bits
@@ -26,11 +27,13 @@ _LIMITS = {
     "scan_openings": (0, 1 << 14),
 }
 _OPENED_MOST_BYTES = 1 << 30
+_SPREAD = 32.0  # codes to a standard deviation of a sum, to within the nearest power of two
+_ENDS_BITS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A chain X -> f(X B) of so many steps over matrices of n x n, and how much of it is looked at."""
+    """A chain X -> f(X B) + K of so many steps over matrices of n x n, and how much of it is looked at."""
 
     mode: str
     n: int
@@ -52,6 +55,22 @@ class Task:
         In mode int8 f mixes all bits; with 16-bit operands the bytes differ often enough, and hashing five times as much would take as long as the work.
         """
         return self.mode in {"float32", "float64"}
+
+
+def scale(n: int) -> float:
+    """Return what sums over n products are multiplied by before they are cut to a byte: the power of two nearest to 32 / sqrt(n)."""
+    return 2.0 ** round(math.log2(_SPREAD / math.sqrt(n)))
+
+
+def kept_fraction(task: Task) -> float:
+    """Return the least share of a state's bytes that must be kept to give it back: what f(y) holds, since the pad can be drawn again.
+
+    In the float modes f(y) is a normal variable in steps of 1 / (scale sqrt(n)) of its deviation: its entropy, less a little for the ends that are cut.
+    """
+    if task.mode == "int8":
+        return 1.0
+    deviation = scale(task.n) * math.sqrt(task.n)
+    return (math.log2(deviation * math.sqrt(2 * math.pi * math.e)) - _ENDS_BITS) / 8
 
 
 def operations(task: Task) -> int:

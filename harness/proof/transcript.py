@@ -16,7 +16,7 @@ from harness.proof.signing import Key, is_signed_by
 
 __all__ = ["DOMAIN", "Openings", "is_signed", "open_file", "signed", "write"]
 
-DOMAIN = b"harness.transcript/1\0"
+DOMAIN = b"harness.transcript/2\0"
 _LINE_MOST_BYTES = 1 << 18  # a thousand scans take 70 kB
 
 

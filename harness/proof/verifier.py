@@ -15,6 +15,7 @@ Proven by acceptance: docs/proof.md. A stranger's transcript is measured before 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from harness.errors import MisuseError
 from harness.model import Challenge, Fault, ProvenWork, Transcript, Verdict
 from harness.proof import bounds, bundle, challenge
 from harness.proof.signing import HEX32
-from harness.proof.task import Task, operations
+from harness.proof.task import Task, kept_fraction, operations
 from harness.proof.transcript import Openings, is_signed
 
 if TYPE_CHECKING:
@@ -306,10 +307,8 @@ def _work(transcript: Transcript, clocked: Clocked | None) -> ProvenWork:
     if clocked and clocked.wall_s > 0:
         low = least / clocked.wall_s
         high = bounds.most_per_s(done, clocked.wall_s, clocked.fastest_link_s)
-    if clocked and clocked.scans_s:
-        held = task.steps * task.n**2
-        read = task.scans * held / clocked.scans_s
-        resident = int(held * bounds.resident_fraction(read, clocked.link_bytes_per_s, task.scan_openings))
+    if clocked and clocked.scans_s and clocked.wall_s > 0:
+        resident, read = _memory(task, clocked, high or done / clocked.wall_s)
     return ProvenWork(
         mode=task.mode,
         operations_count=float(done),
@@ -322,6 +321,20 @@ def _work(transcript: Transcript, clocked: Clocked | None) -> ProvenWork:
         resident_bytes=resident,
         least_read_bytes_per_s=read,
     )
+
+
+def _memory(task: Task, clocked: Clocked, per_s: float) -> tuple[int, float]:
+    """Return the least bytes that were resident, and the least that were read a second; `per_s` is how fast the device may work, in operations."""
+    held = task.steps * task.n**2 * kept_fraction(task)
+    read = task.scans * held / (clocked.scans_s or math.inf)
+    share = bounds.resident_fraction(
+        read,
+        link_bytes_per_s=clocked.link_bytes_per_s,
+        rebuilt_bytes_per_s=per_s / (2 * task.n) * kept_fraction(task),
+        openings=task.openings,
+        scan_openings=task.scan_openings,
+    )
+    return int(held * share), read * (1 - bounds.false_most_fraction(task.scan_openings))
 
 
 def _proven(transcript: Transcript, work: ProvenWork, clocked: Clocked | None) -> Iterator[str]:
@@ -340,7 +353,7 @@ def _proven(transcript: Transcript, work: ProvenWork, clocked: Clocked | None) -
     if work.least_read_bytes_per_s:
         yield (
             f"{sure}, {(work.resident_bytes or 0) / 2**30:.6g} GiB lay in the device's memory and were read at {work.least_read_bytes_per_s / 1e9:.6g} GB/s, "
-            f"if no link from elsewhere is faster than {clocked.link_bytes_per_s / 1e9 if clocked else 0:.6g} GB/s"
+            f"if no link from elsewhere is faster than {clocked.link_bytes_per_s / 1e9 if clocked else 0:.6g} GB/s and the device worked as fast as it can"
         )
 
 
