@@ -574,4 +574,4 @@ def test_scans_have_a_clock_of_their_own() -> None:
     verdict = at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).verdict
     assert verdict.accepted, verdict.faults
     assert verdict.work is not None
-    assert verdict.work.least_read_bytes_per_s == pytest.approx(2 * 8 * 64**2 / 0.25)
+    assert verdict.work.least_read_bytes_per_s == pytest.approx(2 * 8 * 64**2 / 0.25 * 0.1 ** (1 / 4))

@@ -307,8 +307,8 @@ def _work(transcript: Transcript, clocked: Clocked | None) -> ProvenWork:
     if clocked and clocked.wall_s > 0:
         low = least / clocked.wall_s
         high = bounds.most_per_s(done, clocked.wall_s, clocked.fastest_link_s)
-    if clocked and clocked.scans_s and clocked.wall_s > 0:
-        resident, read = _memory(task, clocked, high or done / clocked.wall_s)
+    if clocked and clocked.scans_s:
+        resident, read = _memory(task, clocked, high or (done / clocked.wall_s if clocked.wall_s > 0 else math.inf))
     return ProvenWork(
         mode=task.mode,
         operations_count=float(done),
