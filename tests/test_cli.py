@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import click
 import pytest
 
+import harness
 from harness import codec, registry
 from harness.cli import cli, main
 from harness.cluster import session
@@ -28,6 +29,7 @@ from harness.proof.seal import seal
 from harness.proof.verify import job_of
 
 COMMANDS = sorted(cli.commands)
+SHIPPED = next((Path(__file__).parent.parent / "results").glob("2*.json"))
 
 
 class Said(NamedTuple):
@@ -576,3 +578,42 @@ def test_verifying_scoring_and_quoting_a_true_report_loads_no_numeric_library(ra
         args = [sys.executable, "-c", code, command, str(ran.path)]
         done = subprocess.run(args, capture_output=True, text=True, check=True)
         assert done.stderr == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["verify", "."], "cannot read '.'"),
+        (["verify", ""], "cannot read '.'"),
+        (["compare", ".", "."], "cannot read '.'"),
+        (["report", SHIPPED, "--html", "."], "'.' is a folder: name a file in it"),
+        (["report", SHIPPED, "--csv", ""], "'.' is a folder: name a file in it"),
+        (["report", SHIPPED, "--parquet", "."], "'.' is a folder: name a file in it"),
+        (["fleet", "export", SHIPPED, "--out", "."], "'.' is a folder: name a file in it"),
+        (["challenge", "new", "--device", "CPU-1", "--out", "c.json", "--valid", 10**14], "valid for 1 to 86400 s"),
+        (["verifier", "serve", "--port", 99999], "65535"),
+    ],
+)
+def test_ordinary_mistakes_are_one_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[object], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in only_line(call(*args))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow  # runs of the story that others tell, in processes of their own
+@pytest.mark.parametrize("gone", ["2>&1 >/dev/null | head -n 1", "2>/dev/full >/dev/null", "2>&- >/dev/null"])
+def test_a_run_does_not_depend_on_who_follows_it(gone: str, tmp_path: Path) -> None:
+    """Progress is no result: where nobody hears it, or nothing can be written, the run goes on to its end."""
+    command = f"{sys.executable} -m harness run launch --device cpu --budget 1 --out {tmp_path} {gone}"
+    subprocess.run(["bash", "-c", command], check=False, env=os.environ | {"HARNESS_KEY": ""})
+    (whole,) = tmp_path.glob("*.json")
+    (verdict,) = harness.verify(whole)
+    assert (verdict.accepted, verdict.complete) == (True, True)
+
+
+def test_what_cannot_be_printed_is_told_and_fails() -> None:
+    command = f"{sys.executable} -m harness list > /dev/full"
+    ended = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (1, "harness: cannot write: No space left on device\n")

@@ -613,7 +613,7 @@ def test_the_schema_takes_what_encode_writes(quote: Quote) -> None:
 
 
 def test_the_schema_that_is_shipped_is_the_one_that_is_generated() -> None:
-    shipped = Path(__file__).parent.parent / "results" / "schema.json"
+    shipped = Path(__file__).parent.parent / "docs" / "schema.json"
     assert json.loads(shipped.read_text(encoding="utf-8")) == SCHEMA, (
-        "write it again: harness schema > results/schema.json"
+        "write it again: harness schema > docs/schema.json"
     )

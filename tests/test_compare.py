@@ -101,10 +101,14 @@ def test_time_and_cycles_must_agree(now: Outcome, decision: str, reason: str) ->
 
 
 @pytest.mark.parametrize("state", ["invalid", "throttled"])
-def test_what_is_no_measurement_is_not_compared(state: str) -> None:
-    found = one(timed(), timed(0.5, state=state, reason="too hot"))
-    assert (found.decision, found.reason) == ("not_comparable", f"B is {state}: too hot")
+def test_what_is_no_measurement_has_no_speed_and_is_a_fault_where_it_was_none(state: str) -> None:
+    useless = timed(0.5, state=state, reason="too hot")
+    found = one(timed(), useless)
+    assert (found.decision, found.reason) == ("broken", f"B is {state}: too hot")
     assert found.change_fraction is None
+    assert regressed([found])
+    assert one(useless, timed()).decision == "mended"
+    assert one(useless, useless).decision == "not_comparable"
 
 
 @pytest.mark.parametrize("state", ["drifting", "not_steady"])
@@ -248,6 +252,20 @@ def test_the_command_prints_a_table_and_exits_1_for_slower(tmp_path: Path, call:
     assert "slower  the intervals part; time only" in slower.out
     assert "+10.0%" in faster.out
     assert "! this is one report compared with itself" in same.out
+
+
+def test_reports_with_nothing_in_common_do_not_pass(tmp_path: Path, call: Call) -> None:
+    """As the gate of a CI job it must not be content with a run that measured nothing."""
+    a, b = on_file(tmp_path, 1.0, "a.json"), on_file(tmp_path, 1.0, "b.json")
+    job = gemm().measurement
+    assert job
+    left_out = replace(report(skipped()), plan=(job.job,))
+    nothing = written(tmp_path, left_out, "nothing.json")
+    for one_file, other in ((a, nothing), (nothing, a), (nothing, nothing)):
+        said = call("compare", one_file, other)
+        assert said.code == 1
+        assert "nothing could be compared" in said.err
+    assert call("compare", a, b).code == 0
 
 
 def test_the_command_prints_json(tmp_path: Path, call: Call) -> None:

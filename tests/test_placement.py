@@ -283,3 +283,8 @@ def test_cards_of_the_device_table_are_spelled_as_there() -> None:
     strangers = {name for card in PUBLIC["cards"] for name in card["names"]} - rated
     assert strangers == {"NVIDIA GB200", "NVIDIA H20", "NVIDIA L20"}
     assert rating(RTX_4090) is not None
+
+
+def test_what_cannot_be_true_has_no_place() -> None:
+    assert place(RTX_4090, copied(0.9e12)) is not None
+    assert place(RTX_4090, copied(0.9e12, state="invalid", reason="above the physics")) is None

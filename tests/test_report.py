@@ -455,3 +455,17 @@ def test_a_report_of_a_real_run_says_who_sealed_it_and_what_nobody_proved() -> N
     assert any("takes a challenge" in said for said in seen.seal.not_proven)
     tampered = replace(recorded("cpu"), preset="full")
     assert view(tampered).nodes[0].seal.headline.startswith("Refused: $.seal.digest")
+
+
+def test_a_report_from_a_parquet_file_is_neither_forged_nor_planned(tmp_path: Path) -> None:
+    from harness.scoring import parquet
+
+    (shipped,) = (Path(__file__).parent.parent / "results").glob("2*.json")
+    parquet.export(shipped, out=tmp_path / "fleet.parquet")
+    page = view(tmp_path / "fleet.parquet")
+    (seen,) = page.nodes
+    assert seen.seal.tone == "fair"
+    assert seen.seal.headline.startswith("Rows of a Parquet file")
+    drawn = page_html(page)
+    assert "Refused" not in drawn
+    assert "of 0 planned" not in drawn

@@ -144,7 +144,7 @@ def test_fewer_than_three_repetitions_have_no_interval() -> None:
     spread = report.levels[0].spread("output_tokens_per_s")
     assert spread.value is not None
     assert (spread.low, spread.high) == (None, None)
-    assert "no interval: that takes three repetitions" in drawn(report)
+    assert "no range: that takes three repetitions" in drawn(report)
 
 
 class Limited(Simulated):

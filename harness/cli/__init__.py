@@ -5,7 +5,10 @@ Environment: HARNESS_KEY names the key file to sign with, as `--key` does.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import os
 import sys
 
 import click
@@ -29,7 +32,7 @@ from harness.cli.serve_bench import serve_bench
 from harness.cli.shape import Sections, show_version, with_examples
 from harness.cli.slot import prover, verifier
 from harness.cli.watch import watch
-from harness.errors import HarnessError, MisuseError
+from harness.errors import FailureError, HarnessError, MisuseError
 from harness.market.dialects.akash_script import akash_price
 
 __all__ = ["cli", "main"]
@@ -100,6 +103,15 @@ for command in (
 with_examples(cli)
 
 
+def _unprinted(err: OSError) -> None:
+    """Say what keeps us from printing, if anybody still listens; nothing is left to be flushed at the end."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    with contextlib.suppress(OSError):
+        if err.errno != errno.EPIPE:
+            click.echo(on_one_line(f"harness: cannot write: {err.strerror or err}"), err=True)
+
+
 def main() -> None:
     """Run the command line; every error on purpose is one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -115,6 +127,9 @@ def main() -> None:
         path = context.command_path if context else "harness"
         click.echo(on_one_line(f"harness: {err.format_message()} See `{path} --help`."), err=True)
         code = err.exit_code
+    except OSError as err:  # of what is printed: what is read and written by name has errors of its own
+        _unprinted(err)
+        code = FailureError.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("harness: interrupted", err=True)
         code = _INTERRUPTED

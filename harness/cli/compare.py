@@ -26,7 +26,7 @@ def compare(ctx: click.Context, *, baseline: str, report: str, as_json: bool) ->
     """Compare report B with the baseline A: faster, slower, the same, or not to be told.
 
     The baseline is a file chosen by a policy (a release, a certified run), never the last run: a lucky one would be the measure of
-    all honest ones after it. Exits 1 if anything got slower, or failed where it did not before.
+    all honest ones after it. Exits 1 if anything got slower, failed or throttled where it did not before, or if nothing could be compared.
     """
     a, b = _verified(baseline), _verified(report)
     found, remarks = measure.compare(a, b), measure.remarks(a, b)
@@ -34,6 +34,11 @@ def compare(ctx: click.Context, *, baseline: str, report: str, as_json: bool) ->
         show_json({"baseline": a.seal.digest, "report": b.seal.digest, "remarks": remarks, "comparisons": found})
     else:
         show(text.comparison_table(found, remarks))
+    if not measure.anything_decided(found):
+        message = (
+            f"nothing could be compared: of {len(found)} points none is in both reports, measured and of the same work"
+        )
+        raise FailureError(message)
     if measure.regressed(found):
         ctx.exit(FailureError.exit_code)
 

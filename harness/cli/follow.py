@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -34,6 +35,13 @@ def follower(console: Console, live: Path | None) -> Lines | Screen:
     return Screen(console, live) if console.is_terminal and not console.is_dumb_terminal else Lines(console)
 
 
+class _Unheard(contextlib.suppress):
+    """Whoever followed may be gone: progress is no result, and a run goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__(OSError, ValueError)  # a closed pipe, a full disk; a file that was closed
+
+
 class Lines:
     """Progress as plain lines, for a log."""
 
@@ -45,7 +53,12 @@ class Lines:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        sys.stderr.flush()
+        with _Unheard():
+            sys.stderr.flush()
+
+    def _say(self, line: str) -> None:
+        with _Unheard():
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def planned(
         self, devices: Sequence[Device], jobs: Sequence[Job], already: int, outlook: Outlook | None = None
@@ -58,8 +71,7 @@ class Lines:
         names = ", ".join(f"{d.selector} ({d.name})" for d in devices)
         left_s = tally.left_s(0.0)
         takes = f", about {roughly(left_s)}" if left_s is not None else ""
-        line = f"{self._total} jobs on {names}{resumed}{takes}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._say(f"{self._total} jobs on {names}{resumed}{takes}")
 
     def started(self, job: Job) -> None:
         """A log wants results; what has begun is not one."""
@@ -67,8 +79,7 @@ class Lines:
     def ended(self, outcome: Outcome) -> None:
         """Say how a job ended."""
         self._done += 1
-        line = f"[{self._done}/{self._total}] {on_one_line(text.outcome_line(outcome))}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._say(f"[{self._done}/{self._total}] {on_one_line(text.outcome_line(outcome))}")
 
 
 class Screen:
@@ -92,11 +103,13 @@ class Screen:
         )
 
     def __enter__(self) -> Self:
-        self._live.start(refresh=True)
+        with _Unheard():
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._live.stop()
+        with _Unheard():
+            self._live.stop()
 
     def _draw(self) -> RenderableType:
         with self._guard:
@@ -127,6 +140,7 @@ class Screen:
 
     def ended(self, outcome: Outcome) -> None:
         """Let a result scroll past."""
-        self._console.print(on_one_line(text.outcome_line(outcome)), markup=False, highlight=False)
+        with _Unheard():
+            self._console.print(on_one_line(text.outcome_line(outcome)), markup=False, highlight=False)
         with self._guard:
             self._tally.ended(outcome, time.monotonic())

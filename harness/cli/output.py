@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,11 +19,13 @@ from rich.segment import Segment
 
 from harness import codec
 from harness.cluster.rayenv import quiet
+from harness.render.tables import room
 
 __all__ = ["hushed", "json_option", "on_one_line", "show", "show_json", "stderr", "stdout"]
 
 # A stranger's report is text, not commands to the terminal: escape sequences in it are shown as what they are not.
 _CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
+_NARROW = 60
 _WIDE = 200  # where nobody looks at it on a screen, no line needs to be cut
 
 json_option = click.option(
@@ -59,17 +62,28 @@ def show(*parts: RenderableType) -> None:
     terminal = sys.stdout.isatty()
     console = Console(
         file=sys.stdout,
-        width=max(_width(terminal), 60),
+        width=max(_width(terminal), _NARROW),
         color_system=_colours(),
         soft_wrap=not terminal,
         markup=False,
         emoji=False,
     )
     for part in parts:
+        # What is wider than the terminal goes on in its next line: it is never cropped.
+        width = max(_width(terminal), _NARROW)
+        console.width = max(width, room(part, width))
         with console.capture() as drawn:
             console.print(_Tame(part))
-        # Tables pad their lines to one width, which a file or a pull request has no use for.
-        click.echo(drawn.get() if terminal else re.sub(r" +$", "", drawn.get(), flags=re.MULTILINE), nl=False)
+        # Tables pad their lines to one width, which a file has no use for, and a terminal that is narrower would show as empty lines.
+        click.echo(re.sub(r" +$", "", drawn.get(), flags=re.MULTILINE), nl=False)
+
+
+class _Progress(Console):
+    """A console that nobody need listen to."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence, where Rich would end the process: what it measures is worth more than what it says."""
+        self.quiet = True
 
 
 def stderr() -> Console:
@@ -77,13 +91,15 @@ def stderr() -> Console:
 
     It has a copy of the descriptor: while Ray is in this process, the descriptor itself leads to where Ray's noise goes.
     """
+    if sys.stderr is None:  # closed before we began
+        return _Progress(file=io.StringIO(), width=_WIDE)
     try:
         fd = os.dup(sys.stderr.fileno())
     except (OSError, ValueError):  # no real file, as under a test
-        return Console(file=sys.stderr, width=_width(sys.stderr.isatty()))
+        return _Progress(file=sys.stderr, width=_width(sys.stderr.isatty()))
     file = os.fdopen(fd, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1)
     # A terminal may be made wider or narrower meanwhile.
-    console = Console(file=file, width=None if file.isatty() else _WIDE, color_system=_colours())
+    console = _Progress(file=file, width=None if file.isatty() else _WIDE, color_system=_colours())
     weakref.finalize(console, file.close)
     return console
 

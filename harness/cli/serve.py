@@ -24,7 +24,7 @@ __all__ = ["journal", "serve"]
 @click.option("--pay-to", metavar="ADDRESS", help="Where money goes; the key's own address by default.")
 @click.option("--journal", default="quotes.db", show_default=True, metavar="FILE", help="What was sold is kept here.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody else reaches 127.0.0.1.")  # fmt: skip
-@click.option("--port", default=8402, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8402, show_default=True, help="0 takes a free one.")
 @click.option("--url", metavar="URL", help="Under which buyers reach it; needed with another --host.")
 @click.option("--valid", "valid_for_s", type=click.IntRange(1, 3600), default=300, show_default=True, help="Seconds that an offer is good for.")  # fmt: skip
 @click.option("--evidence-hours", type=click.IntRange(1), default=24, show_default=True, help="Sell by no benchmark that is older.")  # fmt: skip
@@ -93,9 +93,17 @@ def serve(
         port=port,
         url=url,
         limits=Limits(per_minute=rate, all_per_minute=rate_all),
-        fulfil=program(shlex.split(on_sale)) if on_sale is not None else None,
+        fulfil=program(_words(on_sale)) if on_sale is not None else None,
         started=lambda at: show(f"listening at {at}"),
     )
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as err:
+        message = f"--on-sale {command!r} is no command: {err}"
+        raise MisuseError(message) from err
 
 
 @click.command()

@@ -26,7 +26,7 @@ def verifier() -> None:
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen at; nobody else reaches 127.0.0.1."
 )
-@click.option("--port", default=8440, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8440, show_default=True, help="0 takes a free one.")
 @click.option(
     "--mode", default="int8", show_default=True, help="Kind of number: int8, float16, bfloat16, float32, float64."
 )

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from harness.model import Device, Job, Measurement, Outcome, Params, Regime, Report
 
-__all__ = ["LEAST_FRACTION", "Basis", "Comparison", "Decision", "compare", "regressed", "remarks"]
+__all__ = ["LEAST_FRACTION", "Basis", "Comparison", "Decision", "anything_decided", "compare", "regressed", "remarks"]
 
 LEAST_FRACTION = 0.01  # a smaller change is not worth a word
 
@@ -71,8 +71,13 @@ def compare(a: Report, b: Report) -> tuple[Comparison, ...]:
 
 
 def regressed(comparisons: Sequence[Comparison]) -> bool:
-    """Tell whether anything got slower, or failed where the baseline did not."""
+    """Tell whether anything got slower, or came to nothing where the baseline did not."""
     return any(c.decision in {"slower", "broken"} for c in comparisons)
+
+
+def anything_decided(comparisons: Sequence[Comparison]) -> bool:
+    """Tell whether any point could be compared: reports that have none in common show no regression, and nothing else."""
+    return any(c.decision not in {"missing", "not_comparable"} for c in comparisons)
 
 
 def remarks(a: Report, b: Report) -> tuple[str, ...]:
@@ -167,7 +172,15 @@ def _compare(before: Outcome | None, now: Outcome | None, device: str, *, emulat
         failed = now is not None and now.failed is not None
         return replace(blank, decision="broken" if failed else "missing", reason=f"B: {_absence(now)}")
     obstacle = "emulated: its times mean nothing" if emulated else _obstacle(old, new)
-    return replace(blank, reason=obstacle) if obstacle else _decided(blank, old, new)
+    if obstacle:
+        return replace(blank, reason=obstacle)
+    useless = {
+        name: f"{name} is {m.state}: {m.reason}" for name, m in (("A", old), ("B", new)) if m.state in _NO_MEASURE
+    }
+    if useless:  # in A alone or in B alone, the card or its cooling has changed
+        decision: Decision = "not_comparable" if len(useless) == 2 else "broken" if "B" in useless else "mended"  # noqa: PLR2004
+        return replace(blank, decision=decision, reason="; ".join(useless.values()))
+    return _decided(blank, old, new)
 
 
 def _absence(outcome: Outcome | None) -> str:
@@ -185,8 +198,7 @@ def _obstacle(a: Measurement, b: Measurement) -> str:
         return "the same parameters, but other work"
     if a.cache != b.cache:
         return f"cache {a.cache} against {b.cache}"
-    useless = [f"{name} is {m.state}: {m.reason}" for name, m in (("A", a), ("B", b)) if m.state in _NO_MEASURE]
-    return "; ".join(useless)
+    return ""
 
 
 def _decided(blank: Comparison, a: Measurement, b: Measurement) -> Comparison:

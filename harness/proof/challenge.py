@@ -56,6 +56,9 @@ def issue(  # noqa: PLR0913 - what a challenge is made of
     Raises:
         MisuseError: an argument is out of range.
     """
+    if not 0 < valid_for_s <= _LIFETIME_MOST_S:
+        msg = f"it must be valid for 1 to {_LIFETIME_MOST_S:.0f} s, not {valid_for_s}"
+        raise MisuseError(msg)
     until = now + timedelta(seconds=valid_for_s)
     made = Challenge(
         schema="harness.challenge/2",

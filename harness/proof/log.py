@@ -32,8 +32,8 @@ class _Line:
 
 
 def path_of(report: Path) -> Path:
-    """Return where the log of a report is."""
-    return report.with_suffix(".jsonl")
+    """Return where the log of a report is; what has no name has none."""
+    return report.with_suffix(".jsonl") if report.name else report / "none.jsonl"
 
 
 def start(head: Report, plan: list[bytes] | None = None) -> str:

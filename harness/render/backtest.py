@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.fitting.backtest import Backtest, Line
+from harness.render.tables import blank_table
 from harness.scoring.anchor import IndexPrint, objection
 
 __all__ = ["backtest_markdown", "backtest_table", "index_table"]
@@ -28,9 +28,7 @@ _COLUMNS = (
 
 def backtest_table(tested: Backtest) -> RenderableType:
     """Return the backtest as a table."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in _COLUMNS[:2] else "right")
+    table = blank_table(*_COLUMNS, right=_COLUMNS[2:], wrap=_COLUMNS[:2])
     for line in tested.lines:
         table.add_row(*_cells(line), style="bold" if line.model == "ours" else None)
     return Group(Text(_title(tested), style="bold"), table)
@@ -45,9 +43,8 @@ def backtest_markdown(tested: Backtest) -> str:
 
 def index_table(prints: Sequence[IndexPrint]) -> RenderableType:
     """Return prints of an index, and whether each may be used."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("class", "date", "over the model", "sellers", "offers", "spread", "usable"):
-        table.add_column(name, justify="right" if name in {"over the model", "sellers", "offers", "spread"} else "left")
+    numbers = ("over the model", "sellers", "offers", "spread")
+    table = blank_table("class", "date", *numbers, "usable", right=numbers)
     for print_ in prints:
         change = f"{math.expm1(print_.log_ratio):+.1%}"
         counts = (str(print_.seller_count), str(print_.offer_count), f"{print_.log_mad:.2f}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from harness.cluster.census import Member, objection
 from harness.model import Device
+from harness.render.tables import blank_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,10 +21,7 @@ _COLUMNS = ("node", "address", "state", "device", "model", "memory GiB", "driver
 
 def census_table(members: Sequence[Member]) -> RenderableType:
     """Return one line a device, and one for a node that shows none."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in _COLUMNS:
-        last = name == _COLUMNS[-1]
-        table.add_column(name, justify="right" if "GiB" in name else "left", no_wrap=not last, overflow="fold")
+    table = blank_table(*_COLUMNS, right=["memory GiB"], wrap=["model"], spare=["Python", "Ray", "harness"])
     for member in members:
         for row in _rows(member):
             table.add_row(*map(Text, row))

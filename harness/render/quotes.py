@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.model import NativePrice, Quote, Score, Terms
+from harness.render.tables import blank_table
 from harness.scoring.cycles import CYCLES_PER_S
 from harness.scoring.pricelist import Line, MarketTable
 
@@ -18,21 +18,12 @@ _GOOD, _FAIR = "green", "yellow"
 _PREFIXES = {10**6: "M", 10**12: "T", 10**15: "P"}
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    for name in columns:  # the last one is of words
-        table.add_column(
-            name, justify="right" if name in right else "left", no_wrap=name != columns[-1], overflow="fold"
-        )
-    return table
-
-
 def quote_card(quote: Quote) -> RenderableType:
     """Return a quote with its breakdown, or why there is none."""
     if quote.price_usd_per_hour is None:
         title = Text.assemble((f"{quote.device_name}: no price", _FAIR))
         return Group(title, *(Text(f"  {r}") for r in quote.reasons), *(Text(f"  {line}") for line in _advice(quote)))
-    table = _table("line", "USD/h", "basis", right=["USD/h"])
+    table = blank_table("line", "USD/h", "basis", right=["USD/h"])
     for line in quote.breakdown:
         table.add_row(f"  {line.name}", f"{line.usd_per_hour:.6f}", Text(line.basis, style="dim"))
     table.add_row("  price", Text(f"{quote.price_usd_per_hour:.6f}", style="bold"), Text("the sum", style="dim"))
@@ -128,7 +119,7 @@ def _units(quote: Quote) -> Iterator[str]:
 
 def market_table(table: MarketTable) -> RenderableType:
     """Return what well-known cards are worth for each profile."""
-    drawn = _table("card", "market", "interval", *table.profiles, "speed from", right=["market", *table.profiles])
+    drawn = blank_table("card", "market", "interval", *table.profiles, "speed from", right=["market", *table.profiles])
     for line in table.lines:
         worths = [_worth(line, name) for name in table.profiles]
         drawn.add_row(Text(line.name, style="bold"), f"{line.usd_per_hour:.2f}", _interval(line), *worths, line.basis)

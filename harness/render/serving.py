@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from harness.inference.audit import Finding
 from harness.inference.metrics import Distribution, floor_count
 from harness.inference.serving import Level, ServeReport, Spread
 from harness.inference.slo import Search
+from harness.render.tables import Whole, blank_table
 
 __all__ = ["serve_report"]
 
@@ -19,6 +19,8 @@ _GOOD, _FAIR, _BAD = "green", "yellow", "red"
 _STATES = {"clear": _GOOD, "flagged": _BAD, "unknown": _FAIR}
 _SHOWN = (50.0, 90.0, 99.0)
 _FEWEST_REPETITIONS = 3
+_FOR_AN_INTERVAL = 6  # below, a bootstrap gives no more than the range, which holds the median with 1 - 2 / 2^n
+_INTERVAL = "95 % interval of the median of the repetitions"
 
 
 def serve_report(report: ServeReport) -> RenderableType:
@@ -48,11 +50,9 @@ def _slo(report: ServeReport) -> str:
     return f"{slo.name} ({kept})" if kept else f"{slo.name} (whole)"
 
 
-def _levels(report: ServeReport) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+def _levels(report: ServeReport) -> Whole:
     money = any(level.usd_per_million_output is not None for level in report.levels)
     energy = any(level.spread("tokens_per_joule").value is not None for level in report.levels)
-    table.add_column("load", no_wrap=True)
     shown = [f"p{p:g}" for p in _SHOWN]
     columns = [
         "requests",
@@ -67,8 +67,8 @@ def _levels(report: ServeReport) -> Table:
         "good/s",
         "good",
     ]
-    for name in (*columns, *(["USD/M tokens"] if money else []), *(["tokens/J"] if energy else [])):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = (*columns, *(["USD/M tokens"] if money else []), *(["tokens/J"] if energy else []))
+    table = blank_table("load", *names, right=names)
     for level in report.levels:
         table.add_row(*_row(level, money=money, energy=energy))
     return table
@@ -124,7 +124,8 @@ def _spread(spread: Spread) -> str:
 
 def _notes(report: ServeReport) -> list[Text]:
     columns = "columns after TTFT, TPOT and end: p50, then the percentiles named; from the intended start"
-    lines = [columns, "brackets: 95 % interval of the median of the repetitions"]
+    count = report.plan.repetitions_count
+    lines = [columns, f"brackets: {_INTERVAL if count >= _FOR_AN_INTERVAL else f'range of the {count} repetitions'}"]
     states = {
         p.state for level in report.levels for d in level.distributions for p in d.percentiles if p.percent in _SHOWN
     }
@@ -133,8 +134,8 @@ def _notes(report: ServeReport) -> list[Text]:
         lines.append(f"-: too few requests to say so; it takes {floors}")
     if "failures" in states:
         lines.append("never: so many requests failed that this share of them had no answer")
-    if report.plan.repetitions_count < _FEWEST_REPETITIONS:
-        lines.append("no interval: that takes three repetitions")
+    if count < _FEWEST_REPETITIONS:
+        lines.append("no range: that takes three repetitions")
     if any(level.window == "whole" for level in report.levels):
         lines.append("rates of a load that is all there at once include its beginning and its end")
     failures = {x.failure for level in report.levels for run in level.runs for x in run.exchanges if x.failure}

@@ -15,6 +15,7 @@ from harness.device.preflight import objections
 from harness.measure.compare import Comparison
 from harness.model import Device, Job, Measurement, Note, Outcome, Report, Score, Verdict
 from harness.registry import Benchmark, Sized
+from harness.render.tables import Whole, blank_table
 from harness.scoring.fleet import Fleet, Spread, sentence
 from harness.scoring.placement import gate, no_public_numbers, placements
 from harness.units import Quantity, energy_per_unit, engineering, quantity, rate_interval
@@ -45,14 +46,6 @@ _ADVICE = {
     "thermally_limited": "thermally_limited: this is its sustained speed in this case and room",
     "invalid": "invalid: not counted anywhere; the reason is in the report",
 }
-
-
-def _table(*columns: str, right: Sequence[str] = (), wrap: Sequence[str] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    for name in columns:  # the last one is of words
-        wraps = name == columns[-1] or name in wrap
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=not wraps, overflow="fold")
-    return table
 
 
 def _params(job: Job) -> str:
@@ -124,7 +117,7 @@ def _sensors(device: Device) -> str:
 
 def benchmark_table(found: Sequence[Benchmark]) -> RenderableType:
     """Return the table of benchmarks: what each measures and over which axes."""
-    table = _table("benchmark", "version", "measures", "axes", right=["version"], wrap=["measures"])
+    table = blank_table("benchmark", "version", "measures", "axes", right=["version"], wrap=["measures"])
     for bench in found:
         table.add_row(Text(bench.name, style="bold"), str(bench.version), bench.summary, _axes(bench))
     return table
@@ -149,7 +142,7 @@ def benchmark_markdown(found: Sequence[Benchmark]) -> str:
 
 def command_table(rows: Sequence[tuple[str, str]]) -> RenderableType:
     """Return the table of commands: how each is called, and what it does."""
-    table = _table("command", "does", wrap=["command"])
+    table = blank_table("command", "does", wrap=["command"])
     for call, does in rows:
         table.add_row(Text(call, style="bold"), does)
     return table
@@ -215,11 +208,21 @@ def _energy(m: Measurement) -> str:
 _EXTRA = (_Column("clock MHz", _clock), _Column("energy", _energy))
 
 
-def _results(report: Report, device: Device) -> Table:
+def _results(report: Report, device: Device) -> Whole:
     measured = _measured(report, device)
     extra = [column for column in _EXTRA if any(map(column.cell, measured))]
     names = ("value", "95 % interval", "±", *(c.name for c in extra))
-    table = _table("benchmark", "parameters", "value", "unit", *names[1:], "state", right=names)
+    table = blank_table(
+        "benchmark",
+        "parameters",
+        "value",
+        "unit",
+        *names[1:],
+        "state",
+        right=names,
+        wrap=["parameters"],
+        spare=["95 % interval", "clock MHz", "energy"],
+    )
     mine = [o for o in report.outcomes if job_of(o).device_uuid == device.uuid]
     for outcome in sorted((o for o in mine if not o.skipped), key=lambda o: job_of(o).benchmark):
         job = job_of(outcome)
@@ -287,7 +290,7 @@ def outcome_line(outcome: Outcome) -> str:
 
 def score_table(scores: Sequence[Score]) -> RenderableType:
     """Return scores, the parts they are made of, and what is missing."""
-    table = _table("device", "profile", "score", "unit", "made of", right=["score"])
+    table = blank_table("device", "profile", "score", "unit", "made of", right=["score"])
     for score in scores:
         made_of = ", ".join(f"{p.work_class} {p.relative_speed:.4g} x {p.weight_fraction:.0%}" for p in score.parts)
         if score.missing:
@@ -319,7 +322,16 @@ _DECIDED = {"faster": _GOOD, "mended": _GOOD, "same": "dim", "slower": _BAD, "br
 def comparison_table(comparisons: Sequence[Comparison], remarks: Sequence[str]) -> RenderableType:
     """Return what changed from the baseline, what cannot be told, and what else differs between the two reports."""
     right = ["speed", "95 % interval", "in cycles"]
-    table = _table("benchmark", "parameters", "device", *right, "decision", right=right)
+    table = blank_table(
+        "benchmark",
+        "parameters",
+        "device",
+        *right,
+        "decision",
+        right=right,
+        wrap=["parameters", "device"],
+        spare=["95 % interval", "in cycles"],
+    )
     for c in comparisons:
         regime = "" if c.regime == "burst" else f" {c.regime}"
         said = Text.assemble((c.decision.replace("_", " "), _DECIDED.get(c.decision, _FAIR)), f"  {c.reason}")
@@ -337,12 +349,22 @@ def comparison_table(comparisons: Sequence[Comparison], remarks: Sequence[str]) 
 def fleet_tables(fleet: Fleet) -> RenderableType:
     """Return what a fleet's reports say: each kind's spread, each node, and then which cards are ill and why."""
     right = ["cards", "median", "MAD", "outliers"]
-    spreads = _table("model", "driver", "limit", "point", *right, "unit", right=right, wrap=["point"])
+    spreads = blank_table(
+        "model",
+        "driver",
+        "limit",
+        "point",
+        *right,
+        "unit",
+        right=right,
+        wrap=["model", "driver", "point"],
+        spare=["driver", "limit"],
+    )
     for spread in fleet.spreads:
         if spread.node is None:
             spreads.add_row(*_spread_cells(spread))
     right = ["cards", "ill", "against its model"]
-    nodes = _table("node", *right, "model", right=right)
+    nodes = blank_table("node", *right, "model", right=right)
     for line in fleet.nodes:
         change = "" if line.deviation_fraction is None else f"{line.deviation_fraction:+.1%}"
         count = Text(str(line.ill_count), style=_BAD if line.ill_count else "")

@@ -79,6 +79,9 @@ def export(*reports: Source, out: str | Path) -> int:
         FailureError: the file cannot be written.
     """
     path = Path(out)
+    if not path.name:
+        msg = f"{str(out)!r} is a folder: name a file in it"
+        raise MisuseError(msg)
     beside = path.with_name(f"{path.name}.partial")
     try:
         count = _write(beside, map(load, reports))

@@ -59,9 +59,9 @@ def placements(report: Report, causes: Mapping[str, Sequence[str]] = _QUIET) -> 
 def place(device: Device, measurement: Measurement, causes: Sequence[str] = ()) -> Placement | None:
     """Return where a measurement lies, or None where there is nothing to compare it with.
 
-    A stream that a cache may have served is not compared, nor is a slice of a card.
+    What cannot be true has no place. A stream that a cache may have served is not compared, nor is a slice of a card.
     """
-    if device.kind != "cuda" or device.emulated or _in_cache(device, measurement):
+    if device.kind != "cuda" or device.emulated or measurement.state == "invalid" or _in_cache(device, measurement):
         return None
     for owner, entry in _ranges(device):
         if _is(entry["quantity"], measurement):

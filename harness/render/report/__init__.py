@@ -106,6 +106,9 @@ def _csv(reports: tuple[Report, ...], path: Path) -> None:
 
 def _written(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place, and then put it there whole."""
+    if not path.name:
+        message = f"{str(path)!r} is a folder: name a file in it"
+        raise MisuseError(message)
     beside = path.with_name(f"{path.name}.partial")
     try:
         write(beside)
