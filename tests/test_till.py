@@ -142,12 +142,17 @@ class Silent:
             raise NoAnswerError(message)
         if self.how == "nonsense":
             raise KeyError(self.how)
-        return settled
+        if self.how == "no text":
+            return Settled(transaction="0x\ud800")
+        if self.how == "surrogate":
+            message = "\ud800"
+            raise NoAnswerError(message)
+        return Settled() if self.how == "nothing said" else settled
 
     async def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("how", ["late", "broken line", "nonsense"])
+@pytest.mark.parametrize("how", ["late", "broken line", "nonsense", "no text", "surrogate", "nothing said"])
 def test_double_settlement_after_a_timeout_is_a_tombstone_and_never_driven_again(tmp_path: Path, how: str) -> None:
     async def trying() -> None:
         facilitator: Any = Silent(how)

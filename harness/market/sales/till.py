@@ -161,10 +161,12 @@ class Till:
             body = {"transaction": transaction, "amount_atomic": str(sale.amount_atomic)}
             await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="CAPTURED", body=body))
             await self._deliver(sale, deliver)
-        except OutcomeUnknownError:
+        except (OutcomeUnknownError, SettlementRefusedError):
             raise
-        except FailureError as err:
-            # The disk is full, say: what is on it says AUTHORIZED or CAPTURED, and stays.
+        except HarnessError as err:
+            # The disk is full, say, or what the facilitator answered cannot be kept. What is on the disk says CAPTURED, and stays, or AUTHORIZED.
+            with contextlib.suppress(HarnessError):
+                await self._unknown(sale, err)
             message = f"the payment for {sale.id} may have settled, and what came of it was not written down: {err}"
             raise OutcomeUnknownError(message) from err
         self.at("answer")
@@ -175,18 +177,18 @@ class Till:
         try:
             async with asyncio.timeout(self.settle_s):
                 settled = await self.facilitator.settle(payment)
+            if settled.transaction is None and settled.refusal is None:
+                message = "the facilitator gave neither a transaction nor a reason against one"
+                raise NoAnswerError(message)  # noqa: TRY301 - as if it had not answered
         except BaseException as err:  # whatever it was, the order may have gone out
-            why = f"{type(err).__name__}: {err}"[:300]
-            await self._write(
-                Entry(quote_id=sale.id, expected="AUTHORIZED", state="OUTCOME_UNKNOWN", body={"why": why})
-            )
+            await self._unknown(sale, err)
             if not isinstance(err, Exception):
                 raise
             message = f"nobody can say whether the payment for {sale.id} settled ({type(err).__name__}); it is not asked for again"
             raise OutcomeUnknownError(message) from err
         self.at("settled")
         if settled.transaction is None:
-            why = settled.refusal or "refused"
+            why = _kept(settled.refusal or "refused")
             await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="VOIDED", body={"why": why}))
             message = (
                 f"the payment failed when it was settled ({why}); nothing moved, and {sale.id} is void: ask for another"
@@ -203,7 +205,11 @@ class Till:
             await self._write(Entry(quote_id=sale.id, note="delivered", body=dict(found)))
         except Exception as err:  # noqa: BLE001 - the seller's own code, and money was taken
             why = str(err) if isinstance(err, HarnessError) else f"{type(err).__name__}: {err}"
-            await self._write(Entry(quote_id=sale.id, note="undelivered", body={"why": why[:300]}))
+            await self._write(Entry(quote_id=sale.id, note="undelivered", body={"why": _kept(why)}))
+
+    async def _unknown(self, sale: Sale, err: BaseException) -> None:
+        why = _kept(f"{type(err).__name__}: {err}")
+        await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="OUTCOME_UNKNOWN", body={"why": why}))
 
     async def _write(self, *entries: Entry) -> None:
         await asyncio.to_thread(self.journal.append, *entries)
@@ -219,6 +225,11 @@ class Till:
             with contextlib.suppress(HarnessError):
                 await task
         await self.facilitator.close()
+
+
+def _kept(text: str) -> str:
+    """Return as much of a stranger's words as the journal takes: a row must not fail for what an error says."""
+    return text[:300].encode(errors="replace").decode()
 
 
 def _claim(sale: Sale, payment: Payment, key: str | None, bound: str) -> Sequence[Entry]:
