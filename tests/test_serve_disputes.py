@@ -22,6 +22,7 @@ from harness.market.offers.secp256k1 import Signer
 from harness.market.sales.disputes import Finding, Promise, judge, promise_of, refund_atomic
 from harness.market.sales.docket import Docket
 from harness.market.sales.door import app
+from harness.market.sales.journal import Entry
 from harness.market.sales.journal_check import check
 from harness.model import Report
 
@@ -208,6 +209,23 @@ def test_two_disputes_at_once_cost_one_bond(tmp_path: Path) -> None:
         )
         assert sorted(one.status_code for one in answers) == [201, 409, 409, 409]
         assert len(made.facilitator.transfers) == 2
+
+    serving(tmp_path, ask)
+
+
+def test_abuse_a_promise_that_was_taken_for_a_quotes_id_is_kept_and_tried_all_the_same(tmp_path: Path) -> None:
+    """The hash of a promise is public, and a cheap purchase could claim to replace an offer of that id: another buyer's promise would not be kept."""
+
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        quote = (await http.post("/v1/quotes", json={"seconds": 60})).json()
+        promised = quote["envelope"]["quote"]["slaHash"]
+        for unknown in (promised, "0x" + "0" * 63 + "1"):
+            assert code(await http.post("/v1/quotes", json={"seconds": 60, "supersedes": unknown})) == "not_found"
+        replacing = await http.post("/v1/quotes", json={"seconds": 60, "supersedes": quote["quote_id"]})
+        assert replacing.status_code == 201
+        made.journal.append(Entry(quote_id=promised, expected="DRAFT", state="EVIDENCED"))
+        answer = await filed(http, await claim_of(made, http))
+        assert answer.status_code == 201, answer.text
 
     serving(tmp_path, ask)
 

@@ -124,11 +124,11 @@ class Counter:
         found = self.shop.document(name)
         if found:
             return found
-        kept = next((row for row in self.journal.rows(name) if row.kind == "document"), None)
+        kept = self.journal.document(name)
         if kept is None:
             message = f"nothing here has the hash {name}"
             raise UnknownQuoteError(message)
-        return Document(data=str(kept.body["text"]).encode())
+        return Document(data=kept)
 
     # --- acceptance -----------------------------------------------------------------------------------------------
 

@@ -122,12 +122,11 @@ class Docket:
         promise_of(self._document(sla_hash), sla_hash)
 
     def _document(self, name: str) -> bytes:
-        rows = [row for row in self.journal.rows(name) if row.kind == "document"]
-        if not rows:
+        kept = self.journal.document(name)
+        if kept is None:
             message = f"the document {name} is not kept here"
             raise UnknownQuoteError(message)
-        text: str = rows[0].body["text"]
-        return text.encode()
+        return kept
 
     def check_payer(self, claim: Claim, payment: Payment) -> None:
         """Return if the bond is paid by whose money is at stake.

@@ -230,6 +230,11 @@ class Journal:
         """Return all rows of a quote, in the order in which they were written."""
         return self._find("quote_id", quote_id)
 
+    def document(self, name: str) -> bytes | None:
+        """Return what was kept under a hash, or None. Quotes have names of the same form, so that other rows may bear this one."""
+        kept = next((row for row in self.rows(name) if row.kind == "document"), None)
+        return None if kept is None else str(kept.body["text"]).encode()
+
     def by_key(self, idempotency_key: str) -> Row | None:
         """Return the row that an idempotency key was used for."""
         return next(iter(self._find("idempotency_key", idempotency_key)), None)

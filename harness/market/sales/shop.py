@@ -235,7 +235,7 @@ class Shop:
             supersedes: the id of the offer that this one replaces.
 
         Raises:
-            UnknownQuoteError: no such device is for sale.
+            UnknownQuoteError: no such device is for sale, or no offer of this shop is remembered that is to be replaced.
             MisuseError: too few or too many seconds, or the evidence is too old.
         """
         shelved = self._of(device)
@@ -243,6 +243,9 @@ class Shop:
         if not least <= seconds <= most:
             message = f"{seconds} seconds were asked for; from {least} to {most} are sold"
             raise MisuseError(message)
+        if supersedes is not None and supersedes not in self._issued:
+            message = f"there is no offer {supersedes} here to replace"
+            raise UnknownQuoteError(message)
         nonce = secrets.randbits(128)
         terms = self._terms(nonce, seconds, head, supersedes)
         offer = make_offer(shelved.quote, terms, gpu_only=not self.seller.any_device)

@@ -148,7 +148,7 @@ class Till:
 
     async def _drive(self, sale: Sale, payment: Payment, deliver: Deliver, key: str | None, bound: str) -> Sold:
         self.at("claim")
-        fresh = [name for name in sale.documents if not await asyncio.to_thread(self.journal.rows, name)]
+        fresh = [name for name in sale.documents if not await asyncio.to_thread(self.journal.document, name)]
         kept = (Entry(quote_id=name, note="document", body={"text": sale.documents[name].decode()}) for name in fresh)
         await self._write(*kept, *_claim(sale, payment, key, bound))
         self.at("authorize")
