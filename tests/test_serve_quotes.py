@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from crashes import Forgetful
+from mpp.x402 import decode_payment_response
 from shopfront import (
     BUYER,
     OTHER,
@@ -41,6 +42,7 @@ from harness.market.offers import envelope as envelopes
 from harness.market.offers.offer import held_atomic
 from harness.market.offers.secp256k1 import ORDER
 from harness.market.sales.door import app
+from harness.market.sales.facilitator import LocalFacilitator, Payment, Settled
 from harness.market.sales.fulfil import program
 from harness.market.sales.journal_check import check
 from harness.market.sales.limits import Buckets, Limits
@@ -239,9 +241,11 @@ def test_a_lost_answer_is_given_again_for_the_same_key_and_payment_even_after_a_
     async def before(made: Front, http: httpx.AsyncClient) -> None:
         quote = await quoted(http)
         paid = await paying(http, accept(quote)) | key
-        kept.update(quote=quote, paid=paid, sale=(await http.get(accept(quote), headers=paid)).json())
+        first = await http.get(accept(quote), headers=paid)
+        assert decode_payment_response(first.headers["payment-response"])["transaction"] == first.json()["transaction"]
+        kept.update(quote=quote, paid=paid, sale=first.json(), receipts=receipts(first))
         again = await http.get(accept(quote), headers=paid)
-        assert (again.status_code, again.json()) == (200, kept["sale"])
+        assert (again.status_code, again.json(), receipts(again)) == (200, kept["sale"], kept["receipts"])
         assert code(await http.get(accept(quote), headers=await other(http, made) | key)) == "idempotency_conflict"
         assert (
             code(await http.get(accept(quote), headers={k: v for k, v in paid.items() if k not in key}))
@@ -255,11 +259,60 @@ def test_a_lost_answer_is_given_again_for_the_same_key_and_payment_even_after_a_
 
     async def after(made: Front, http: httpx.AsyncClient) -> None:
         again = await http.get(accept(kept["quote"]), headers=kept["paid"])
-        assert (again.status_code, again.json()) == (200, kept["sale"])
+        assert (again.status_code, again.json(), receipts(again)) == (200, kept["sale"], kept["receipts"])
         assert made.delivered == []
+
+    def receipts(answer: httpx.Response) -> tuple[str, str]:
+        return answer.headers["payment-response"], answer.headers["payment-receipt"]
 
     serving(tmp_path, before)
     serving(tmp_path, after)
+
+
+class Penniless(LocalFacilitator):
+    """Finds the payer's account empty at the last moment."""
+
+    async def settle(self, payment: Payment) -> Settled:
+        return Settled(refusal="insufficient_funds")
+
+
+def test_a_sale_that_was_refused_is_refused_again_for_the_same_key(tmp_path: Path) -> None:
+    async def ask(_: Front, http: httpx.AsyncClient) -> None:
+        quote = await quoted(http)
+        paid = await paying(http, accept(quote)) | {"Idempotency-Key": "purchase-0001-abcdef"}
+        first, again = [await http.get(accept(quote), headers=paid) for _ in range(2)]
+        assert code(first) == "settlement_refused"
+        assert (again.status_code, again.json()) == (first.status_code, first.json())
+
+    serving(tmp_path, ask, facilitator=Penniless(name=TOKEN.name, version=TOKEN.version))
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_while_a_sale_is_delivered_its_key_says_so_and_after_a_crash_then_that_nobody_knows(
+    tmp_path: Path, dies: bool
+) -> None:
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        quote = await quoted(http)
+        paid = await paying(http, accept(quote)) | {"Idempotency-Key": "purchase-0001-abcdef"}
+        first = asyncio.create_task(http.get(accept(quote), headers=paid))
+        await delivering.wait()
+        assert code(await http.get(accept(quote), headers=paid)) == "in_progress"
+        if dies:
+            made.counter.till._open.clear()  # as in a process that was started since
+            again = await http.get(accept(quote), headers=paid)
+            assert (again.status_code, again.json()["delivery"]) == (200, None)
+            assert "outcome of the delivery is unknown" in again.json()["delivery_fault"]
+        go.set()
+        answers = [await first, await http.get(accept(quote), headers=paid)]
+        assert [one.json()["delivery"] for one in answers] == [{"login": "secret"}] * 2
+
+    async def slow(_: Any, __: Any) -> dict[str, str]:
+        delivering.set()
+        await go.wait()
+        return {"login": "secret"}
+
+    delivering, go = asyncio.Event(), asyncio.Event()
+    serving(tmp_path, ask, fulfil=slow)
 
 
 # --- abuse ------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ __all__ = [
     "Sold",
     "Till",
     "sold_of",
+    "void",
 ]
 
 BUSY = "the facilitator cannot be reached: nothing was claimed, ask again with the same payment"
@@ -74,6 +75,7 @@ class Sold:
     amount_atomic: int | None = None
     asset: str | None = None
     network: str | None = None
+    protocol: str | None = None  # that the payment came by
     transaction: str | None = None  # the capture's id
     captured_at: str | None = None
     delivery: Mapping[str, Any] | None = None
@@ -90,7 +92,7 @@ def sold_of(rows: Sequence[Row]) -> Sold | None:
     paid, captured = at.get("ACCEPTED"), at.get("CAPTURED")
     told: dict[str, Any] = {}
     if paid:
-        told |= {name: paid.body[name] for name in ("payer", "asset", "network")}
+        told |= {name: paid.body[name] for name in ("payer", "asset", "network", "protocol")}
         told["amount_atomic"] = int(paid.body["amount_atomic"])
     if captured:
         told |= {"transaction": captured.body["transaction"], "captured_at": captured.at}
@@ -141,10 +143,14 @@ class Till:
         if refusal:
             raise PaymentRefusedError(refusal)
         # In a task of its own: a client who hangs up does not stop what has begun to move money.
-        task = asyncio.create_task(self._drive(sale, payment, deliver, key, bound))
+        task = asyncio.create_task(self._drive(sale, payment, deliver, key, bound), name=sale.id)
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return await asyncio.shield(task)
+
+    def busy(self, sale_id: str) -> bool:
+        """Tell whether a sale is being driven here: ask before its rows are read, which it may add to."""
+        return any(task.get_name() == sale_id for task in self._open)
 
     async def _drive(self, sale: Sale, payment: Payment, deliver: Deliver, key: str | None, bound: str) -> Sold:
         self.at("claim")
@@ -190,10 +196,7 @@ class Till:
         if settled.transaction is None:
             why = _kept(settled.refusal or "refused")
             await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="VOIDED", body={"why": why}))
-            message = (
-                f"the payment failed when it was settled ({why}); nothing moved, and {sale.id} is void: ask for another"
-            )
-            raise SettlementRefusedError(message)
+            raise void(sale.id, why)
         return settled.transaction
 
     async def _deliver(self, sale: Sale, deliver: Deliver) -> None:
@@ -225,6 +228,12 @@ class Till:
             with contextlib.suppress(HarnessError):
                 await task
         await self.facilitator.close()
+
+
+def void(sale_id: str, why: str) -> SettlementRefusedError:
+    """Return the error of a sale that became VOIDED, for a reason."""
+    message = f"the payment failed when it was settled ({why}); nothing moved, and {sale_id} is void: ask for another"
+    return SettlementRefusedError(message)
 
 
 def _kept(text: str) -> str:
