@@ -282,7 +282,7 @@ class Counter:
         }
 
         async def file(bond: Sale, _: Sold) -> Mapping[str, Any]:
-            return await asyncio.to_thread(self.docket.file, claim, bond)
+            return await asyncio.to_thread(self.docket.file, claim, bond.id)
 
         async def take(payment: Payment) -> Sold:
             await asyncio.to_thread(self.docket.check_payer, claim, payment)
@@ -303,8 +303,8 @@ class Counter:
         return self.docket.read(dispute_id)
 
     def start(self) -> tuple[Row, ...]:
-        """End what a process that died left behind; return what was written."""
-        return self.journal.recover()
+        """End or finish what a process that died left behind; return what was written."""
+        return (*self.journal.recover(), *self.docket.resume())
 
     async def close(self) -> None:
         """Wait for what is under way."""

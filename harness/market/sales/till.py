@@ -98,7 +98,7 @@ def sold_of(rows: Sequence[Row]) -> Sold | None:
         told |= {"transaction": captured.body["transaction"], "captured_at": captured.at}
     if "delivered" in notes:
         told["delivery"] = notes["delivered"].body
-    if "undelivered" in notes:
+    elif "undelivered" in notes:
         told["delivery_fault"] = notes["undelivered"].body["why"]
     assert steps[-1].state  # noqa: S101 - chosen so
     return Sold(id=steps[-1].quote_id, state=steps[-1].state, **told)
