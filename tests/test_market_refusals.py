@@ -165,12 +165,19 @@ FORGERIES: list[tuple[Callable[[], Any], str]] = [
     (lambda: erc8183.from_evaluation(document("erc8183", jobId="-1")), "not a whole number"),
     (
         lambda: erc8294.check(
-            {"attestations": [{"verdict": "x"}]}, erc8294.Policy(), agent_id=1, chain_id=1, network=ZERO_ADDRESS
+            {"attestations": [{"verdict": "x"}]},
+            erc8294.Policy(),
+            agent_id=1,
+            chain_id=1,
+            network=ZERO_ADDRESS,
+            operators={},
         ),
         "missing",
     ),
     (
-        lambda: erc8294.check({"attestations": []}, erc8294.Policy(), agent_id=1, chain_id=1, network=ZERO_ADDRESS),
+        lambda: erc8294.check(
+            {"attestations": []}, erc8294.Policy(), agent_id=1, chain_id=1, network=ZERO_ADDRESS, operators={}
+        ),
         "about one request",
     ),
     (lambda: commerce.from_payment_info(document("commerce", paymentInfo={})), "should have the fields"),
@@ -233,6 +240,7 @@ def test_a_bad_attestation_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
                 agent_id=22,
                 chain_id=1,
                 network=ZERO_ADDRESS,
+                operators={ATTESTED.attestation.validator: "us"},
             )
         assert said in str(err.value)
 

@@ -341,11 +341,17 @@ def test_abuse_a_captured_evaluator_four_keys_of_two_operators_are_no_committee(
     with pytest.raises(ForgeryError, match="2 operators stand behind the answers; the policy wants 3"):
         erc8294.check(own, FIVE, **(KNOWN | {"operators": OPERATORS}))
     assert erc8294.check(own, FIVE, **(KNOWN | {"operators": OPERATORS | {VALIDATORS[3].address: "d"}})) == 100
-    unlisted = {v.address: v.address for v in VALIDATORS[:2]}
-    with pytest.raises(ForgeryError, match="2 operators"):
-        erc8294.check(own, FIVE, **(KNOWN | {"operators": unlisted}))
-    with pytest.raises(MisuseError, match="say who runs each validator"):
-        erc8294.check(own, FIVE, **(KNOWN | {"operators": None}))
+
+
+def test_abuse_a_key_that_is_not_listed_has_no_vote_even_where_one_is_enough() -> None:
+    """By the list A bought the verdict, and B and C fail the device; two keys that nobody listed would tip it."""
+    listed = {v.address: v.address for v in VALIDATORS[:3]}
+    for policy, given_answers in ((FIVE, answers(100, 0, 0, 100, 100)), (erc8294.Policy(), answers(0, 0, 0, 100)[3:])):
+        document, _ = erc8294.aggregated(policy, given_answers)
+        assert document["schema"] == "vni-aggregated-response/v1"
+        with pytest.raises(ForgeryError, match="nobody listed"):
+            erc8294.check(document, policy, **(KNOWN | {"operators": listed}))
+        assert erc8294.check(document, policy, **KNOWN) == 100
 
 
 def test_too_few_or_doubled_answers_give_no_verdict() -> None:
