@@ -126,6 +126,47 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
+WORK: dict[str, Any] = {"operator": INFO["operator"], "capture_by": OWN.offer.valid_until + 59}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"operator": "0x" + "78" * 20}, "operator"),
+        ({"authorization_expiry": OWN.offer.valid_until + 59}, "authorization_expiry"),
+        ({"max_fee_bps": 1}, "max_fee_bps"),
+        ({"max_fee_bps": 10_000, "min_fee_bps": 10_000}, "max_fee_bps"),
+        ({"receiver": ZERO_ADDRESS}, "receiver"),
+    ],
+)
+def test_a_provider_does_not_work_for_a_payment_that_pays_him_nothing(change: dict[str, Any], says: str) -> None:
+    commerce.check_payment_info(PAYMENT, OWN.offer, **WORK)
+    with pytest.raises(ForgeryError, match=rf"\$\.{says}"):
+        commerce.check_payment_info(replace(PAYMENT, **change), OWN.offer, **WORK)
+    if says == "max_fee_bps":
+        commerce.check_payment_info(replace(PAYMENT, **change), OWN.offer, **WORK, max_fee_bps=10_000)  # agreed to
+
+
+def test_a_provider_does_not_work_for_a_job_that_ends_before_he_does() -> None:
+    ends = OWN.offer.valid_until + 1000
+    made = erc8183.to_job(OWN, units=600, expired_at=ends)
+    job = erc8183.Job(
+        provider=made["provider"],
+        evaluator=made["evaluator"],
+        token=made["token"],
+        budget_atomic=int(made["budget"]),
+        expired_at=ends,
+        description=made["description"],
+    )
+    erc8183.check_job(job, OWN.offer, units=600, work_until=ends - 1)
+    with pytest.raises(ForgeryError, match="expired_at"):
+        erc8183.check_job(job, OWN.offer, units=600, work_until=ends)
+    with pytest.raises(ForgeryError, match="expired_at"):
+        erc8183.check_job(replace(job, expired_at=OWN.offer.valid_until), OWN.offer, units=600, work_until=0)
+    with pytest.raises(MisuseError, match="0 units"):
+        erc8183.check_job(replace(job, budget_atomic=0), OWN.offer, units=0, work_until=ends - 1)
+
+
 @pytest.mark.parametrize(("call", "said"), MISUSES, ids=[said for _, said in MISUSES])
 def test_misuse_is_told(call: Callable[[], Any], said: str) -> None:
     with pytest.raises(MisuseError) as err:

@@ -375,7 +375,7 @@ def test_a_job_with_another_token_or_budget_is_not_the_offers() -> None:
         expired_at=NOW_S + 7200,
         description=made["description"],
     )
-    erc8183.check_job(job, own.offer, units=1200)
+    erc8183.check_job(job, own.offer, units=1200, work_until=NOW_S + 7199)
     for change in (
         {"token": GLM},
         {"budget_atomic": job.budget_atomic + 1},
@@ -383,7 +383,7 @@ def test_a_job_with_another_token_or_budget_is_not_the_offers() -> None:
         {"description": "x"},
     ):
         with pytest.raises(ForgeryError, match="the offer gives"):
-            erc8183.check_job(replace(job, **change), own.offer, units=1200)
+            erc8183.check_job(replace(job, **change), own.offer, units=1200, work_until=NOW_S + 7199)
     for evaluator in (ZERO_ADDRESS, SIGNER.address):
         with pytest.raises(MisuseError, match="evaluator"):
             erc8183.to_job(signed(evaluator=evaluator), units=1200, expired_at=NOW_S + 7200)
@@ -409,7 +409,7 @@ def test_a_payment_moves_for_this_offer_or_not_at_all() -> None:
     other = commerce.to_payment_info(dearer, operator="0x" + "77" * 20, payer=PAYER, lease_s=60, refund_s=60)
     assert commerce.nonce_of(other, dearer) != commerce.nonce_of(info, own)
     with pytest.raises(ForgeryError, match="salt"):
-        commerce.check_payment_info(info, dearer)
+        commerce.check_payment_info(info, dearer, operator=info.operator, capture_by=own.valid_until)
     with pytest.raises(MisuseError, match="no escrow"):
         commerce.to_payment_info(offered(escrow=ZERO_ADDRESS), operator=PAYER, payer=PAYER, lease_s=1, refund_s=1)
 
