@@ -195,6 +195,15 @@ def test_what_agents_look_for_is_there_with_nothing_for_sale_too(tmp_path: Path)
     serving(tmp_path, ask)
 
 
+def test_a_program_that_leaves_something_running_has_delivered_when_it_ends(tmp_path: Path) -> None:
+    async def ask(_: Front, http: httpx.AsyncClient) -> None:
+        _quote, sale = await bought(http)
+        assert (sale["delivery"], sale["delivery_fault"]) == ({"host": "gpu1"}, None)
+
+    script = 'sleep 3 & echo \'{"host":"gpu1"}\''
+    serving(tmp_path, ask, fulfil=program(["/bin/sh", "-c", script], timeout_s=1.5))
+
+
 @pytest.mark.parametrize(
     ("script", "delivery", "fault"),
     [
