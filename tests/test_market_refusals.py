@@ -35,7 +35,7 @@ from harness.market.dialects import (
     x402,
     zerog,
 )
-from harness.market.offers import eip712, envelope, evidence, keccak, offer, secp256k1, seller
+from harness.market.offers import eip712, envelope, evidence, follows, keccak, offer, secp256k1, seller
 from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, calldata, checked, encode
 
 OWN = signed()
@@ -323,10 +323,8 @@ def test_akashs_command_is_among_the_others_too(tmp_path: Path) -> None:
 
 def test_a_quotes_mcycle_is_sold_too_and_checked() -> None:
     own = offered(unit="mcycle", price_scale=18, max_units=10**7)
-    offer.check_quote(own, quoted())
-    with pytest.raises(ForgeryError, match="unitPriceAtomic"):
-        offer.check_quote(offered(unit="token-in", units_per_s=Decimal(9), price_scale=18), quoted())
-    with pytest.raises(ForgeryError, match="slaHash"):
-        offer.check_quote(own, replace(quoted(), cycles_per_s=1))
+    assert follows.check_quote(own, quoted()) == ()
+    by_token = offered(unit="token-in", units_per_s=Decimal(9), price_scale=18)
+    assert follows.check_quote(by_token, quoted(), usd_per_asset=Decimal(1)) == ("price",)
     with pytest.raises(MisuseError, match="no price per mcycle"):
         offer.make_offer(replace(quoted(), price_usd_per_mcycle=None), terms(unit="mcycle"))

@@ -48,7 +48,7 @@ def sla(quote: Quote, *, tolerance: Decimal = Decimal("0.05"), validators: int =
     Raises:
         MisuseError: a number is out of range.
     """
-    if not (Decimal(0) <= tolerance < 1 and 1 <= agreeing <= validators):
+    if not (tolerance.is_finite() and Decimal(0) <= tolerance < 1 and 1 <= agreeing <= validators):
         message = f"tolerance {tolerance}, {agreeing} of {validators} validators: they should be from 0 to below 1, and 1 of 1 or more"
         raise MisuseError(message)
     return _document(
