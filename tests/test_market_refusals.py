@@ -66,6 +66,11 @@ def deep(made: Any, *path: Any) -> Any:
     return made
 
 
+def wanting(**more: object) -> dict[str, Any]:
+    """Return an order for an H100 of these properties."""
+    return changed(resources=[{"gpu": {"units": 1, "attributes": {"vendor": {"nvidia": {"model": "h100"} | more}}}}])
+
+
 def long(own: envelope.Envelope) -> envelope.Envelope:
     return replace(own, evidence=envelope.Evidence(uri="u" * 1500, media_type="", hash=own.offer.evidence_root))
 
@@ -95,6 +100,7 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: mpp.payment_info(OWN.offer, units=1), "1 units"),
     (lambda: mpp.to_mpp(OWN, url="/v1"), "should have an origin"),
+    (lambda: mpp.to_mpp(OWN, url=f"http://[/{OWN.offer.quote_id}"), "should have an origin"),
     (lambda: commerce.to_payment_info(OWN.offer, **(INFO | {"lease_s": -1})), "neither should be below 0"),  # type: ignore[arg-type]
     (lambda: replace(PAYMENT, refund_expiry=1), "should not fall"),
     (lambda: replace(PAYMENT, min_fee_bps=1), "basis points should rise"),
@@ -121,6 +127,8 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
     (lambda: bid(changed(resources=[1])), "is not an object"),
     (lambda: bid(changed(resources=[{"storage": 1}])), "a list of volumes"),
     (lambda: bid(changed(resources=[{"gpu": 1}])), "gpu is not an object"),
+    (lambda: bid(wanting(interface=["x"])), "interface is ['x']"),
+    (lambda: bid(wanting(ram=80)), "ram is 80"),
     (lambda: akash.bid("nothing", [], akash.Rates(), now_s=1), "the order is not JSON"),
     (lambda: bid(changed(resources=[{"cpu": "1e-x"}])), "not an amount"),
 ]
@@ -222,7 +230,12 @@ FORGERIES: list[tuple[Callable[[], Any], str]] = [
         "about one request",
     ),
     (lambda: commerce.from_payment_info(document("commerce", paymentInfo={})), "should have the fields"),
-    (lambda: commerce.from_payment_info(deep(document("commerce"), "paymentInfo", "salt", "x")), "invalid literal"),
+    (lambda: commerce.from_payment_info(deep(document("commerce"), "paymentInfo", "salt", "x")), "not a whole number"),
+    (
+        lambda: commerce.from_payment_info(deep(document("commerce"), "paymentInfo", "maxAmount", float("inf"))),
+        "not text",
+    ),
+    (lambda: mpp.from_mpp(deep(document("mpp"), "servers", 0, "url", "http://[")), "should have an origin"),
     (lambda: golem.parse_golem("{"), "not JSON"),
     (
         lambda: golem.from_golem({"harness-quote": envelope.plain(OWN), "golem.!exp.gap-35.v1.inf.gpu.model": "x"}),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market.dialects.carry import KEY, agree, at, carried, taken
+from harness.market.dialects.carry import KEY, agree, at, carried, number, taken, text
 from harness.market.offers.abi import ZERO_ADDRESS, Value, checked, encode
 from harness.market.offers.eip712 import Fields, struct_hash
 from harness.market.offers.envelope import Envelope
@@ -195,10 +195,11 @@ def from_payment_info(document: Any) -> tuple[Envelope, PaymentInfo]:
     if not isinstance(given, dict) or set(given) != {name for name, _ in _FIELDS}:
         what = f"should have the fields {', '.join(name for name, _ in _FIELDS)}"
         raise ForgeryError(what, "$.paymentInfo")
+    readers = {name: number if kind.startswith("uint") else text for name, kind in _FIELDS}
+    values: list[Any] = [read(document, "paymentInfo", name) for name, read in readers.items()]
     try:
-        values: list[Any] = [int(given[name]) if kind.startswith("uint") else given[name] for name, kind in _FIELDS]
         info = PaymentInfo(**dict(zip((f.name for f in fields(PaymentInfo)), values, strict=True)))
-    except (MisuseError, TypeError, ValueError) as err:
+    except MisuseError as err:
         raise ForgeryError(str(err), "$.paymentInfo") from err
     _is_for(info, envelope.offer)
     agree(plain(info, envelope), document)
