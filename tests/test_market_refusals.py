@@ -86,7 +86,7 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
     (lambda: replace(OWN.offer, evidence_until=1), "the three should rise"),
     (lambda: replace(OWN.offer, unit="obh"), "unit is 'obh'"),  # type: ignore[arg-type]
     (lambda: offer.captured_atomic(OWN.offer, 3601), "at most 3600"),
-    (lambda: evidence.sla(quoted(), tolerance=Decimal(1)), "tolerance 1"),
+    (lambda: evidence.sla(quoted(), tolerance=Decimal(1)), "tolerance is 1"),
     (lambda: evidence.epoch_s("yesterday"), "not a time"),
     (lambda: secp256k1.Signer(bytes(32)), "not a private key"),
     (lambda: SIGNER.sign(b"short"), "a digest of 5 bytes"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from crashes import Forgetful
 from mpp.x402 import decode_payment_response
 from shopfront import (
@@ -36,6 +37,7 @@ from standin import StandIn
 from test_scoring import gpu
 
 from harness import codec
+from harness.cli import cli
 from harness.errors import FailureError, MisuseError
 from harness.market.dialects.x402 import receipt_signer
 from harness.market.offers import envelope as envelopes
@@ -624,6 +626,41 @@ def test_it_sells_to_this_machine_alone_unless_told_and_takes_play_money_nowhere
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(FailureError, match="another process"):
             serve(tmp_path, facilitator="trial", **given)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--tolerance", "1", "tolerance is 1"),
+        ("--tolerance", "nan", "tolerance is NaN"),
+        ("--tolerance", "-0.1", "tolerance is -0.1"),
+        ("--pay-to", "0xABC", "pay_to is '0xabc'"),
+        ("--evaluator", "0x12", "evaluator is '0x12'"),
+        ("--escrow", "vitalik.eth", "escrow is 'vitalik.eth'"),
+        ("--token", "1:0x12:6:USDC:2", "the token's address is '0x12'"),
+        ("--token", "1:0x" + "5c" * 20 + ":77:USDC:2", "the token's decimals are 77"),
+        ("--token", "²:0x" + "5c" * 20 + ":6:USDC:2", "CHAIN:ADDRESS"),
+        ("--url", "gpus.example", "--url 'gpus.example'"),
+        ("--url", "https://gpus.example/?a=1", "without a query"),
+        ("--url", "http://[", "--url 'http://['"),
+        ("--facilitator", "https://", "should be a URL"),
+    ],
+)
+def test_a_sellers_option_that_is_wrong_is_refused_before_anybody_is_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str, says: str
+) -> None:
+    from harness.market.offers.secp256k1 import keygen
+
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("it started")
+
+    monkeypatch.setattr("harness.market.sales.service.listen", never)
+    keygen(tmp_path / "key")
+    given = {"--key": str(tmp_path / "key"), "--facilitator": "trial", "--journal": str(tmp_path / "j.db")}
+    words = [word for pair in (given | {option: value}).items() for word in pair]
+    done = CliRunner().invoke(cli, ["serve", str(tmp_path), *words])
+    assert isinstance(done.exception, MisuseError), done.output
+    assert says in str(done.exception)
 
 
 def test_the_known_tokens_are_those_that_the_payment_library_knows() -> None:

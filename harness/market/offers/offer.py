@@ -29,6 +29,7 @@ from harness.model import Quote
 
 __all__ = [
     "FIELDS",
+    "SCALE_MOST",
     "SCHEMA",
     "Offer",
     "OfferTerms",
@@ -51,7 +52,7 @@ __all__ = [
 SCHEMA = "harness-quote/1"
 Unit = Literal["gpu-second", "mcycle", "token-in", "token-out"]
 _DOMAIN, _VERSION, _STRUCT = "GPU Compute Quote", "1", "ComputeQuote"
-_SCALE_MOST = 36
+SCALE_MOST = 36
 _S_PER_HOUR = 3600
 _TOKENS = ("token-in", "token-out")
 _CPU_REFUSED = "this quote is not for a GPU market ({reasons}); sell it nevertheless with gpu_only=False"
@@ -141,8 +142,8 @@ class Offer:
 def _contradictions(offer: Offer) -> Iterator[str]:
     if offer.unit not in get_args(Unit):
         yield f"unit is {offer.unit!r}; it should be one of {', '.join(get_args(Unit))}"
-    if not (offer.asset_decimals <= _SCALE_MOST and offer.price_scale <= _SCALE_MOST):
-        yield f"assetDecimals {offer.asset_decimals}, priceScale {offer.price_scale}: neither should be above {_SCALE_MOST}"
+    if not (offer.asset_decimals <= SCALE_MOST and offer.price_scale <= SCALE_MOST):
+        yield f"assetDecimals {offer.asset_decimals}, priceScale {offer.price_scale}: neither should be above {SCALE_MOST}"
     if not (offer.unit_price_atomic and 0 < offer.min_units <= offer.max_units):
         yield f"unitPriceAtomic {offer.unit_price_atomic}, {offer.min_units} to {offer.max_units} units: they should be above 0, and minUnits not above maxUnits"
     if offer.max_total_atomic != held_atomic(offer, offer.max_units):
@@ -349,8 +350,8 @@ def _check(quote: Quote, terms: OfferTerms, *, gpu_only: bool) -> None:
         raise MisuseError(message)
     worth(terms.usd_per_asset)
     for name in ("price_scale", "asset_decimals"):
-        if not 0 <= getattr(terms, name) <= _SCALE_MOST:
-            message = f"{name} is {getattr(terms, name)}; it should be 0 to {_SCALE_MOST}"
+        if not 0 <= getattr(terms, name) <= SCALE_MOST:
+            message = f"{name} is {getattr(terms, name)}; it should be 0 to {SCALE_MOST}"
             raise MisuseError(message)
     until = evidence.epoch_s(quote.issued_at) + terms.evidence_max_age_s
     if terms.now_s + terms.valid_for_s > until:

@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from email.message import Message
 from typing import IO, Any, Literal
-from urllib.parse import urlsplit
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.market.offers.abi import checked
 from harness.market.tools.agents import Benchmark, Dispute, ForSale, Offered, OnSale, Proven, verify_quote
+from harness.market.urls import is_root
 from harness.strangers import loads
 
 __all__ = ["Stall"]
@@ -121,12 +121,7 @@ class Stall:
 
     def __post_init__(self) -> None:
         """Refuse what is no market's address."""
-        try:
-            parts, wrong = urlsplit(self.url), False
-            _ = parts.port
-        except ValueError:
-            wrong = True
-        if wrong or parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        if not is_root(self.url):
             message = f"{self.url!r} is not a market's URL, such as https://gpus.example"
             raise MisuseError(message)
 
