@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from harness.errors import FailureError, MisuseError
 from harness.market.listen import listen
 from harness.market.offers.secp256k1 import load_signer
+from harness.market.offers.urls import is_root
 from harness.market.sales.docket import Docket
 from harness.market.sales.facilitator import Facilitator, HttpFacilitator, LocalFacilitator
 from harness.market.sales.journal import Journal
 from harness.market.sales.limits import Limits
 from harness.market.sales.shop import Seller, Shop, Token
 from harness.market.sales.till import Till
-from harness.market.urls import is_root
 
 if TYPE_CHECKING:
     from harness.market.sales.counter import Counter, Fulfil

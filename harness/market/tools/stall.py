@@ -23,8 +23,8 @@ from typing import IO, Any, Literal
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.market.offers.abi import checked
+from harness.market.offers.urls import is_root
 from harness.market.tools.agents import Benchmark, Dispute, ForSale, Offered, OnSale, Proven, verify_quote
-from harness.market.urls import is_root
 from harness.strangers import loads
 
 __all__ = ["Stall"]
