@@ -103,9 +103,8 @@ class Seller:
 
     def __post_init__(self) -> None:
         """Refuse now what would fail each sale."""
-        for name in ("pay_to", "evaluator", "escrow", "agent_registry"):
-            if name != "pay_to" or self.pay_to:
-                checked("address", getattr(self, name), name)
+        for name in ("evaluator", "escrow", "agent_registry", *(["pay_to"] if self.pay_to else [])):
+            checked("address", getattr(self, name), name)
         checked("uint256", self.agent_id, "agent_id")
         evidence.tolerated(self.tolerance)
         worth(self.usd_per_token)
