@@ -19,6 +19,7 @@ from typing import Any
 from shopfront import BUYER, SELLER, TOKEN, signed
 
 from harness.errors import HarnessError
+from harness.market.sales.docket import Docket
 from harness.market.sales.facilitator import LocalFacilitator, Payment
 from harness.market.sales.journal import Entry, Journal, Row
 from harness.market.sales.journal_check import check
@@ -26,7 +27,7 @@ from harness.market.sales.paywall import requirements
 from harness.market.sales.till import Sale, Sold, Till
 
 STEPS = ("verify", "claim", "within claim", "authorize", "settle", "within settle", "settled", "capture", "within capture", "deliver", "within deliver", "delivered", "answer")  # fmt: skip
-QUOTE = "0x" + "ab" * 32
+QUOTE, BOND = "0x" + "ab" * 32, "0x" + "bb" * 32
 
 
 def pull() -> None:
@@ -45,9 +46,9 @@ class TornJournal(Journal):
         return row
 
 
-def payment(folder: Path) -> Payment:
-    """Return the one payment of this folder, signed once: the buyer who comes back brings the same."""
-    path = folder / "payment.json"
+def payment(folder: Path, name: str = "payment") -> Payment:
+    """Return the one payment of this name in this folder, signed once: the buyer who comes back brings the same."""
+    path = folder / f"{name}.json"
     wanted = requirements(TOKEN, pay_to=SELLER.address, amount_atomic=1000, timeout_s=300, extra={})
     if not path.exists():
         asked = {"accepts": [wanted], "resource": {"url": "http://gpu.example"}}
@@ -91,6 +92,33 @@ async def sell(folder: Path, step: str | None) -> str:
     return sold.state
 
 
+async def dispute(folder: Path) -> None:
+    """Sell the quote, then the bond of its dispute, and die before the dispute is opened."""
+    till = Till(Journal(folder / "j.db"), LocalFacilitator(name=TOKEN.name, version=TOKEN.version))
+
+    async def lost(_: Sale, __: Sold) -> Mapping[str, Any]:
+        return pull() or {}
+
+    async def given(_: Sale, __: Sold) -> Mapping[str, Any]:
+        return {"ok": True}
+
+    claim = {"quote_id": QUOTE, "capture_id": "0x1", "metric": "cycles_per_s", "from_s": 1, "until_s": 2}
+    sale = Sale(id=QUOTE, amount_atomic=1000, pay_to=SELLER.address, evidence={}, quoted={})
+    await till.sell(sale, payment(folder), given)
+    bond = Sale(id=BOND, amount_atomic=1000, pay_to=SELLER.address, evidence={}, quoted={"claim": claim})
+    await till.sell(bond, payment(folder, "bond"), lost)
+
+
+def disputed(folder: Path) -> dict[str, Any]:
+    """Return what a restarted service makes of a bond that was captured, and of no dispute."""
+    book = Journal(folder / "j.db")
+    before, opened = check(folder / "j.db"), [len(Docket(book).resume()) for _ in range(2)]
+    after = check(folder / "j.db", head=before.head)
+    states = [dict(found.quote_counts) for found in (before, after)]
+    found = [list(found.undelivered) for found in (before, after)]
+    return {"step": "bond", "opened": opened, "states": states, "undelivered": found, "of": book.state(QUOTE)}
+
+
 class Forgetful(LocalFacilitator):
     """Would settle one payment as often as it is told to: nothing but the journal keeps it from that."""
 
@@ -110,6 +138,13 @@ def lines(path: Path) -> int:
 
 
 def main(folder: Path) -> None:
+    (folder / "bond").mkdir()
+    child = os.fork()
+    if child == 0:
+        asyncio.run(dispute(folder / "bond"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(json.dumps(disputed(folder / "bond")), flush=True)
     for step in STEPS:
         own = folder / step.replace(" ", "-")
         own.mkdir()

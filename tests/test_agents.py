@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import subprocess
@@ -12,8 +13,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import pytest
@@ -220,6 +223,30 @@ def liar(answers: Answers) -> Iterator[Stall]:
             thread.join()
 
 
+@contextmanager
+def raw(*pieces: bytes, pause_s: float = 0.0, sent: list[bytes] | None = None) -> Iterator[Stall]:
+    """Be whatever it is that answers with these bytes, piece by piece."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            with contextlib.suppress(OSError):
+                for piece in pieces:
+                    self.request.sendall(piece)
+                    (sent if sent is not None else []).append(piece)
+                    time.sleep(pause_s)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield Stall(f"http://127.0.0.1:{server.server_address[1]}")
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def said(document: object, status: int = 200) -> tuple[int, Mapping[str, str], bytes]:
     return status, {}, json.dumps(document).encode()
 
@@ -295,7 +322,56 @@ def test_a_market_that_misbehaves_is_told_apart_from_a_bug() -> None:
         Stall("http://127.0.0.1:9").list_devices()
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "gpus.example", "http://", "https://gpus.example/?a=1"])
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HELLO\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        HEAD + b"A: " + b"x" * 70_000 + b"\r\n\r\n",
+        HEAD + b'Content-Length: 17\r\n\r\n{"devices":["x"]}',
+        HEAD + b'Content-Length: 13\r\n\r\n{"devices":1}',
+    ],
+    ids=["status", "chunk", "header", "devices of text", "no list"],
+)
+def test_what_is_no_answer_of_a_market_is_a_failure_of_the_market(answer: bytes) -> None:
+    with raw(answer) as stall:
+        with pytest.raises(FailureError):
+            stall.list_devices()
+        with pytest.raises(FailureError):
+            stall.get_benchmark("x")
+
+
+@pytest.mark.parametrize("head", [HEAD, HEAD + b"Content-Length: 99999\r\n\r\n"], ids=["header", "body"])
+def test_a_market_that_drips_is_given_up_at_one_deadline(monkeypatch: pytest.MonkeyPatch, head: bytes) -> None:
+    """Forty bytes, each in time if each had a time-out of its own."""
+    monkeypatch.setattr("harness.market.tools.stall._OF_ANSWERS", (0.2, 1 << 20))
+    sent: list[bytes] = []
+    with raw(head, *[b"x"] * 40, pause_s=0.05, sent=sent) as stall:
+        with pytest.raises(FailureError, match="does not answer"):
+            stall.list_devices()
+        assert len(sent) < 40
+
+
+def test_a_report_that_does_not_have_the_device_is_refused() -> None:
+    report, (priced,) = load(REPORT), quote(REPORT)
+    other = replace(priced, device_uuid="GPU-h100")
+    listed = {"device": "GPU-h100", "report": report.seal.digest, "quote": codec.digest(other)}
+    known = {
+        "/v1/devices": said({"devices": [listed]}),
+        f"/v1/evidence/{listed['report']}": (200, {}, REPORT.read_bytes()),
+        f"/v1/evidence/{listed['quote']}": (200, {}, codec.encode(other)),
+    }
+    with liar(known) as stall, pytest.raises(ForgeryError, match="nothing of the device"):
+        stall.get_benchmark("GPU-h100")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[", "http://127.0.0.1:abc", "file:///etc/passwd", "gpus.example", "http://", "https://gpus.example/?a=1"],
+)
 def test_what_is_no_address_of_a_market_is_refused(url: str) -> None:
     with pytest.raises(MisuseError, match="not a market's URL"):
         Stall(url)

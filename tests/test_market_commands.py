@@ -81,7 +81,7 @@ def test_an_offer_goes_through_each_view_and_back(shop: Path, view: str, tmp_pat
 def test_an_offer_is_checked_and_a_changed_one_refused(shop: Path, tmp_path: Path) -> None:
     file = shop / "usdc.json"
     said = run("offer", "verify", file, "--quote", shop / "quote-1.json", *AT)
-    assert "price and promise follow from the quote" in said.stdout
+    assert "price follows from the quote\npromise follows from the quote" in said.stdout
     told = json.loads(run("offer", "verify", file, *AT, "--json").stdout)
     assert told["max_total_atomic"] == str(int((quoted().price_usd_per_hour or Decimal(0)) * 10**6))
     assert isinstance(run("offer", "verify", file).exception, MisuseError)  # long over
@@ -93,6 +93,16 @@ def test_an_offer_is_checked_and_a_changed_one_refused(shop: Path, tmp_path: Pat
     dearer.write_bytes(codec.encode(quoted()).replace(b'"price_usd_per_hour":"0', b'"price_usd_per_hour":"1'))
     refused = run("offer", "verify", file, "--quote", dearer, *AT)
     assert "$.quote.unitPriceAtomic" in str(refused.exception)
+    own = tmp_path / "own.json"
+    (tmp_path / "t.toml").write_text(TERMS + 'sla_tolerance = "0.1"\nusd_per_asset = "2"\n')
+    made = ("offer", "make", shop / "quote-1.json", "--terms", tmp_path / "t.toml", "--key", shop / "key", "--out", own)
+    assert run(*made, *AT).exit_code == 0
+    asked = ("offer", "verify", own, "--quote", shop / "quote-1.json", *AT)
+    told = json.loads(run(*asked, "--json").stdout)
+    assert (told["follows_from_quote"], told["not_compared"]) == (None, ["promise", "price"])
+    assert "not comparable: price" in run(*asked).stdout
+    assert json.loads(run(*asked, "--tolerance", "0.1", "--usd-per-asset", "2", "--json").stdout)["follows_from_quote"]
+    assert isinstance(run(*asked, "--tolerance", "0.2").exception, ForgeryError)
     jsonschema.validate(json.loads(file.read_text()), json.loads(run("offer", "schema").stdout))
 
 

@@ -27,6 +27,7 @@ from harness.market.offers import envelope as envelopes
 from harness.market.offers import evidence, keccak, secp256k1
 from harness.market.offers.abi import calldata, checksummed, encode
 from harness.market.offers.envelope import Envelope, Evidence, decode, verify
+from harness.market.offers.follows import check_quote
 from harness.market.offers.offer import (
     Offer,
     captured_atomic,
@@ -382,6 +383,52 @@ def test_terms_that_make_no_sense_are_misuse(change: dict[str, Any], said: str) 
         offered(**change)
 
 
+@pytest.mark.parametrize(
+    ("added", "given", "left"),
+    [
+        ({}, {}, ()),
+        ({"sla_tolerance": "0.1"}, {}, ("promise",)),
+        ({"usd_per_asset": "2"}, {}, ("price",)),
+        ({"sla_tolerance": "0.1", "usd_per_asset": "2"}, {}, ("promise", "price")),
+        ({"sla_tolerance": "0.1", "usd_per_asset": "2"}, {"tolerance": "0.1", "usd_per_asset": "2"}, ()),
+    ],
+)
+def test_an_honest_offer_follows_from_its_quote_or_is_said_not_to_be_comparable(
+    added: dict[str, str], given: dict[str, str], left: tuple[str, ...]
+) -> None:
+    own = offered(**{name: Decimal(text) for name, text in added.items()})
+    known = {name: Decimal(text) for name, text in given.items()}
+    assert check_quote(own, quoted(), **known) == left  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("added", "given", "where"),
+    [
+        ({}, {"tolerance": "0.1"}, "slaHash"),
+        ({"usd_per_asset": "2"}, {"usd_per_asset": "1"}, "unitPriceAtomic"),
+    ],
+)
+def test_an_offer_of_other_terms_than_the_seller_says_is_refused(
+    added: dict[str, str], given: dict[str, str], where: str
+) -> None:
+    own = offered(**{name: Decimal(text) for name, text in added.items()})
+    with pytest.raises(ForgeryError, match=where):
+        check_quote(own, quoted(), **{name: Decimal(text) for name, text in given.items()})  # type: ignore[arg-type]
+
+
+def test_an_offer_of_another_price_than_its_own_inputs_give_is_refused() -> None:
+    own = offered()
+    dear = own.unit_price_atomic + 1
+    total = -(-own.max_units * dear // 10**own.price_scale)
+    with pytest.raises(ForgeryError, match="unitPriceAtomic"):
+        check_quote(replace(own, unit_price_atomic=dear, max_total_atomic=total), quoted())
+    with pytest.raises(ForgeryError, match="scoringHash"):
+        check_quote(replace(own, scoring_hash="0x" + "0" * 64), quoted(), usd_per_asset=Decimal(1))
+    for wrong in ({"tolerance": Decimal("NaN")}, {"usd_per_asset": Decimal(0)}):
+        with pytest.raises(MisuseError):
+            check_quote(own, quoted(), **wrong)
+
+
 def test_the_arithmetic_of_offers_names_no_float() -> None:
     """What measured numbers are allowed, money is not: a test reads the sources."""
     import ast
@@ -389,6 +436,7 @@ def test_the_arithmetic_of_offers_names_no_float() -> None:
     room = Path(secp256k1.__file__).parents[1]
     for name in (
         "offer",
+        "follows",
         "envelope",
         "evidence",
         "x402",

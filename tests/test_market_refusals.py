@@ -35,7 +35,7 @@ from harness.market.dialects import (
     x402,
     zerog,
 )
-from harness.market.offers import eip712, envelope, evidence, keccak, offer, secp256k1, seller
+from harness.market.offers import eip712, envelope, evidence, follows, keccak, offer, secp256k1, seller
 from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, calldata, checked, encode
 
 OWN = signed()
@@ -66,6 +66,11 @@ def deep(made: Any, *path: Any) -> Any:
     return made
 
 
+def wanting(**more: object) -> dict[str, Any]:
+    """Return an order for an H100 of these properties."""
+    return changed(resources=[{"gpu": {"units": 1, "attributes": {"vendor": {"nvidia": {"model": "h100"} | more}}}}])
+
+
 def long(own: envelope.Envelope) -> envelope.Envelope:
     return replace(own, evidence=envelope.Evidence(uri="u" * 1500, media_type="", hash=own.offer.evidence_root))
 
@@ -81,7 +86,7 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
     (lambda: replace(OWN.offer, evidence_until=1), "the three should rise"),
     (lambda: replace(OWN.offer, unit="obh"), "unit is 'obh'"),  # type: ignore[arg-type]
     (lambda: offer.captured_atomic(OWN.offer, 3601), "at most 3600"),
-    (lambda: evidence.sla(quoted(), tolerance=Decimal(1)), "tolerance 1"),
+    (lambda: evidence.sla(quoted(), tolerance=Decimal(1)), "tolerance is 1"),
     (lambda: evidence.epoch_s("yesterday"), "not a time"),
     (lambda: secp256k1.Signer(bytes(32)), "not a private key"),
     (lambda: SIGNER.sign(b"short"), "a digest of 5 bytes"),
@@ -95,6 +100,7 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
     ),
     (lambda: mpp.payment_info(OWN.offer, units=1), "1 units"),
     (lambda: mpp.to_mpp(OWN, url="/v1"), "should have an origin"),
+    (lambda: mpp.to_mpp(OWN, url=f"http://[/{OWN.offer.quote_id}"), "should have an origin"),
     (lambda: commerce.to_payment_info(OWN.offer, **(INFO | {"lease_s": -1})), "neither should be below 0"),  # type: ignore[arg-type]
     (lambda: replace(PAYMENT, refund_expiry=1), "should not fall"),
     (lambda: replace(PAYMENT, min_fee_bps=1), "basis points should rise"),
@@ -121,9 +127,52 @@ MISUSES: list[tuple[Callable[[], Any], str]] = [
     (lambda: bid(changed(resources=[1])), "is not an object"),
     (lambda: bid(changed(resources=[{"storage": 1}])), "a list of volumes"),
     (lambda: bid(changed(resources=[{"gpu": 1}])), "gpu is not an object"),
+    (lambda: bid(wanting(interface=["x"])), "interface is ['x']"),
+    (lambda: bid(wanting(ram=80)), "ram is 80"),
     (lambda: akash.bid("nothing", [], akash.Rates(), now_s=1), "the order is not JSON"),
     (lambda: bid(changed(resources=[{"cpu": "1e-x"}])), "not an amount"),
 ]
+
+
+WORK: dict[str, Any] = {"operator": INFO["operator"], "capture_by": OWN.offer.valid_until + 59}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"operator": "0x" + "78" * 20}, "operator"),
+        ({"authorization_expiry": OWN.offer.valid_until + 59}, "authorization_expiry"),
+        ({"max_fee_bps": 1}, "max_fee_bps"),
+        ({"max_fee_bps": 10_000, "min_fee_bps": 10_000}, "max_fee_bps"),
+        ({"receiver": ZERO_ADDRESS}, "receiver"),
+    ],
+)
+def test_a_provider_does_not_work_for_a_payment_that_pays_him_nothing(change: dict[str, Any], says: str) -> None:
+    commerce.check_payment_info(PAYMENT, OWN.offer, **WORK)
+    with pytest.raises(ForgeryError, match=rf"\$\.{says}"):
+        commerce.check_payment_info(replace(PAYMENT, **change), OWN.offer, **WORK)
+    if says == "max_fee_bps":
+        commerce.check_payment_info(replace(PAYMENT, **change), OWN.offer, **WORK, max_fee_bps=10_000)  # agreed to
+
+
+def test_a_provider_does_not_work_for_a_job_that_ends_before_he_does() -> None:
+    ends = OWN.offer.valid_until + 1000
+    made = erc8183.to_job(OWN, units=600, expired_at=ends)
+    job = erc8183.Job(
+        provider=made["provider"],
+        evaluator=made["evaluator"],
+        token=made["token"],
+        budget_atomic=int(made["budget"]),
+        expired_at=ends,
+        description=made["description"],
+    )
+    erc8183.check_job(job, OWN.offer, units=600, work_until=ends - 1)
+    with pytest.raises(ForgeryError, match="expired_at"):
+        erc8183.check_job(job, OWN.offer, units=600, work_until=ends)
+    with pytest.raises(ForgeryError, match="expired_at"):
+        erc8183.check_job(replace(job, expired_at=OWN.offer.valid_until), OWN.offer, units=600, work_until=0)
+    with pytest.raises(MisuseError, match="0 units"):
+        erc8183.check_job(replace(job, budget_atomic=0), OWN.offer, units=0, work_until=ends - 1)
 
 
 @pytest.mark.parametrize(("call", "said"), MISUSES, ids=[said for _, said in MISUSES])
@@ -165,16 +214,28 @@ FORGERIES: list[tuple[Callable[[], Any], str]] = [
     (lambda: erc8183.from_evaluation(document("erc8183", jobId="-1")), "not a whole number"),
     (
         lambda: erc8294.check(
-            {"attestations": [{"verdict": "x"}]}, erc8294.Policy(), agent_id=1, chain_id=1, network=ZERO_ADDRESS
+            {"attestations": [{"verdict": "x"}]},
+            erc8294.Policy(),
+            agent_id=1,
+            chain_id=1,
+            network=ZERO_ADDRESS,
+            operators={},
         ),
         "missing",
     ),
     (
-        lambda: erc8294.check({"attestations": []}, erc8294.Policy(), agent_id=1, chain_id=1, network=ZERO_ADDRESS),
+        lambda: erc8294.check(
+            {"attestations": []}, erc8294.Policy(), agent_id=1, chain_id=1, network=ZERO_ADDRESS, operators={}
+        ),
         "about one request",
     ),
     (lambda: commerce.from_payment_info(document("commerce", paymentInfo={})), "should have the fields"),
-    (lambda: commerce.from_payment_info(deep(document("commerce"), "paymentInfo", "salt", "x")), "invalid literal"),
+    (lambda: commerce.from_payment_info(deep(document("commerce"), "paymentInfo", "salt", "x")), "not a whole number"),
+    (
+        lambda: commerce.from_payment_info(deep(document("commerce"), "paymentInfo", "maxAmount", float("inf"))),
+        "not text",
+    ),
+    (lambda: mpp.from_mpp(deep(document("mpp"), "servers", 0, "url", "http://[")), "should have an origin"),
     (lambda: golem.parse_golem("{"), "not JSON"),
     (
         lambda: golem.from_golem({"harness-quote": envelope.plain(OWN), "golem.!exp.gap-35.v1.inf.gpu.model": "x"}),
@@ -233,6 +294,7 @@ def test_a_bad_attestation_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
                 agent_id=22,
                 chain_id=1,
                 network=ZERO_ADDRESS,
+                operators={ATTESTED.attestation.validator: "us"},
             )
         assert said in str(err.value)
 
@@ -274,10 +336,8 @@ def test_akashs_command_is_among_the_others_too(tmp_path: Path) -> None:
 
 def test_a_quotes_mcycle_is_sold_too_and_checked() -> None:
     own = offered(unit="mcycle", price_scale=18, max_units=10**7)
-    offer.check_quote(own, quoted())
-    with pytest.raises(ForgeryError, match="unitPriceAtomic"):
-        offer.check_quote(offered(unit="token-in", units_per_s=Decimal(9), price_scale=18), quoted())
-    with pytest.raises(ForgeryError, match="slaHash"):
-        offer.check_quote(own, replace(quoted(), cycles_per_s=1))
+    assert follows.check_quote(own, quoted()) == ()
+    by_token = offered(unit="token-in", units_per_s=Decimal(9), price_scale=18)
+    assert follows.check_quote(by_token, quoted(), usd_per_asset=Decimal(1)) == ("price",)
     with pytest.raises(MisuseError, match="no price per mcycle"):
         offer.make_offer(replace(quoted(), price_usd_per_mcycle=None), terms(unit="mcycle"))

@@ -207,6 +207,42 @@ def test_a_row_that_was_changed_removed_or_moved_is_found_by_its_number(tmp_path
         check(tmp_path / "j.db")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("body", '{"a":NaN}', "row 1 does not have its digest"),
+        ("body", '{"a":1e999}', "row 1 does not have its digest"),
+        ("body", '{"a":12345678901234567890}', "row 1 does not have its digest"),
+        ("body", '{"a":"\\ud800"}', "row 1 does not have its digest"),
+        ("body", "[" * 2000 + "]" * 2000, "row 1 holds no JSON"),
+        ("body", '{"a":' + "9" * 5000 + "}", "row 1 holds no JSON"),
+        ("until_s", 2**53 + 1, "row 1 does not have its digest"),
+    ],
+    ids=["NaN", "Infinity", "int", "surrogate", "depth", "digits", "until_s"],
+)
+def test_a_row_that_was_changed_to_what_no_row_can_hold_is_found_as_any_other(
+    tmp_path: Path, column: str, value: object, says: str
+) -> None:
+    book = journal(tmp_path)
+    book.append(*entries(Q, *PATH[:1]))
+    book.close()
+    with sqlite3.connect(tmp_path / "j.db") as db:
+        db.execute("DROP TRIGGER rows_keep")
+        db.execute(f"UPDATE journal SET {column} = ?", (value,))  # noqa: S608 - a constant
+    with pytest.raises(ForgeryError, match=says):
+        check(tmp_path / "j.db")
+
+
+def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(150):
+        deep = {"a": deep}
+    book = journal(tmp_path)
+    with pytest.raises(MisuseError, match="nested deeper"):
+        book.append(Entry(quote_id=Q, note="delivered", body=deep))
+    assert book.head() == GENESIS
+
+
 def test_rows_cut_off_at_the_end_are_found_by_who_kept_the_head(tmp_path: Path) -> None:
     book = journal(tmp_path)
     book.append(*entries(Q, *PATH))

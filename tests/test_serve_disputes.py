@@ -22,6 +22,7 @@ from harness.market.offers.secp256k1 import Signer
 from harness.market.sales.disputes import Finding, Promise, judge, promise_of, refund_atomic
 from harness.market.sales.docket import Docket
 from harness.market.sales.door import app
+from harness.market.sales.journal import Entry
 from harness.market.sales.journal_check import check
 from harness.model import Report
 
@@ -197,6 +198,59 @@ def test_abuse_evaluator_silence_lapses_and_is_held_against_nobody(tmp_path: Pat
     serving(tmp_path, ask)
 
 
+def test_abuse_a_report_without_a_score_takes_no_validators_seat(tmp_path: Path) -> None:
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        dispute = (await filed(http, await claim_of(made, http))).json()
+        slow = again(made, dispute["seed"], mem=1500e9)
+        seal = replace(slow.seal, outcomes=slow.seal.outcomes[:1])
+        made.restock(*made.reports, replace(slow, outcomes=slow.outcomes[:1], seal=seal))
+        assert (await looked(made, http, dispute))["state"] == "DISPUTED"
+        made.restock(*made.reports, slow)
+        assert (await looked(made, http, dispute))["verdict"] == "supports"
+
+    serving(tmp_path, ask)
+
+
+@pytest.mark.parametrize(("sealed_s", "state"), [(86_300, "REBENCHMARKED"), (86_500, "CLOSED")])
+def test_what_decides_is_when_it_was_measured_and_not_when_somebody_asked(
+    tmp_path: Path, sealed_s: int, state: str
+) -> None:
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        dispute = (await filed(http, await claim_of(made, http))).json()
+        made.clock.ahead_s += sealed_s
+        made.restock(*made.reports, again(made, dispute["seed"], mem=1500e9))
+        made.clock.ahead_s += 30 * 86_400
+        assert (await looked(made, http, dispute))["state"] == state
+
+    serving(tmp_path, ask)
+
+
+def test_a_dispute_that_could_not_be_opened_is_opened_at_the_next_start(tmp_path: Path) -> None:
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        claim = await claim_of(made, http)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Docket, "file", broken)
+            dispute = (await filed(http, claim)).json()
+        assert (dispute["state"], dispute["seed"]) == ("BOND_CAPTURED", None)
+        made.counter.start()
+        found = await looked(made, http, dispute)
+        assert (found["state"], len(found["seed"])) == ("DISPUTED", 32)
+
+    def broken(*_: Any) -> None:
+        message = "the disk is full"
+        raise OSError(message)
+
+    serving(tmp_path, ask)
+    assert check(tmp_path / "journal.db").undelivered == ()
+
+
+async def looked(made: Front, http: httpx.AsyncClient, dispute: dict[str, Any]) -> dict[str, Any]:
+    """Return where a dispute stands, after a look at the reports."""
+    made.counter._looked_s = float("-inf")
+    found: dict[str, Any] = (await http.get(f"/v1/disputes/{dispute['dispute_id']}")).json()
+    return found
+
+
 def test_two_disputes_at_once_cost_one_bond(tmp_path: Path) -> None:
     async def ask(made: Front, http: httpx.AsyncClient) -> None:
         import asyncio
@@ -208,6 +262,23 @@ def test_two_disputes_at_once_cost_one_bond(tmp_path: Path) -> None:
         )
         assert sorted(one.status_code for one in answers) == [201, 409, 409, 409]
         assert len(made.facilitator.transfers) == 2
+
+    serving(tmp_path, ask)
+
+
+def test_abuse_a_promise_that_was_taken_for_a_quotes_id_is_kept_and_tried_all_the_same(tmp_path: Path) -> None:
+    """The hash of a promise is public, and a cheap purchase could claim to replace an offer of that id: another buyer's promise would not be kept."""
+
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        quote = (await http.post("/v1/quotes", json={"seconds": 60})).json()
+        promised = quote["envelope"]["quote"]["slaHash"]
+        for unknown in (promised, "0x" + "0" * 63 + "1"):
+            assert code(await http.post("/v1/quotes", json={"seconds": 60, "supersedes": unknown})) == "not_found"
+        replacing = await http.post("/v1/quotes", json={"seconds": 60, "supersedes": quote["quote_id"]})
+        assert replacing.status_code == 201
+        made.journal.append(Entry(quote_id=promised, expected="DRAFT", state="EVIDENCED"))
+        answer = await filed(http, await claim_of(made, http))
+        assert answer.status_code == 201, answer.text
 
     serving(tmp_path, ask)
 

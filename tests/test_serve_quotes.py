@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from crashes import Forgetful
+from mpp.x402 import decode_payment_response
 from shopfront import (
     BUYER,
     OTHER,
@@ -35,12 +37,14 @@ from standin import StandIn
 from test_scoring import gpu
 
 from harness import codec
+from harness.cli import cli
 from harness.errors import FailureError, MisuseError
 from harness.market.dialects.x402 import receipt_signer
 from harness.market.offers import envelope as envelopes
 from harness.market.offers.offer import held_atomic
 from harness.market.offers.secp256k1 import ORDER
 from harness.market.sales.door import app
+from harness.market.sales.facilitator import LocalFacilitator, Payment, Settled
 from harness.market.sales.fulfil import program
 from harness.market.sales.journal_check import check
 from harness.market.sales.limits import Buckets, Limits
@@ -193,6 +197,15 @@ def test_what_agents_look_for_is_there_with_nothing_for_sale_too(tmp_path: Path)
     serving(tmp_path, ask)
 
 
+def test_a_program_that_leaves_something_running_has_delivered_when_it_ends(tmp_path: Path) -> None:
+    async def ask(_: Front, http: httpx.AsyncClient) -> None:
+        _quote, sale = await bought(http)
+        assert (sale["delivery"], sale["delivery_fault"]) == ({"host": "gpu1"}, None)
+
+    script = 'sleep 3 & echo \'{"host":"gpu1"}\''
+    serving(tmp_path, ask, fulfil=program(["/bin/sh", "-c", script], timeout_s=1.5))
+
+
 @pytest.mark.parametrize(
     ("script", "delivery", "fault"),
     [
@@ -239,9 +252,11 @@ def test_a_lost_answer_is_given_again_for_the_same_key_and_payment_even_after_a_
     async def before(made: Front, http: httpx.AsyncClient) -> None:
         quote = await quoted(http)
         paid = await paying(http, accept(quote)) | key
-        kept.update(quote=quote, paid=paid, sale=(await http.get(accept(quote), headers=paid)).json())
+        first = await http.get(accept(quote), headers=paid)
+        assert decode_payment_response(first.headers["payment-response"])["transaction"] == first.json()["transaction"]
+        kept.update(quote=quote, paid=paid, sale=first.json(), receipts=receipts(first))
         again = await http.get(accept(quote), headers=paid)
-        assert (again.status_code, again.json()) == (200, kept["sale"])
+        assert (again.status_code, again.json(), receipts(again)) == (200, kept["sale"], kept["receipts"])
         assert code(await http.get(accept(quote), headers=await other(http, made) | key)) == "idempotency_conflict"
         assert (
             code(await http.get(accept(quote), headers={k: v for k, v in paid.items() if k not in key}))
@@ -255,11 +270,60 @@ def test_a_lost_answer_is_given_again_for_the_same_key_and_payment_even_after_a_
 
     async def after(made: Front, http: httpx.AsyncClient) -> None:
         again = await http.get(accept(kept["quote"]), headers=kept["paid"])
-        assert (again.status_code, again.json()) == (200, kept["sale"])
+        assert (again.status_code, again.json(), receipts(again)) == (200, kept["sale"], kept["receipts"])
         assert made.delivered == []
+
+    def receipts(answer: httpx.Response) -> tuple[str, str]:
+        return answer.headers["payment-response"], answer.headers["payment-receipt"]
 
     serving(tmp_path, before)
     serving(tmp_path, after)
+
+
+class Penniless(LocalFacilitator):
+    """Finds the payer's account empty at the last moment."""
+
+    async def settle(self, payment: Payment) -> Settled:
+        return Settled(refusal="insufficient_funds")
+
+
+def test_a_sale_that_was_refused_is_refused_again_for_the_same_key(tmp_path: Path) -> None:
+    async def ask(_: Front, http: httpx.AsyncClient) -> None:
+        quote = await quoted(http)
+        paid = await paying(http, accept(quote)) | {"Idempotency-Key": "purchase-0001-abcdef"}
+        first, again = [await http.get(accept(quote), headers=paid) for _ in range(2)]
+        assert code(first) == "settlement_refused"
+        assert (again.status_code, again.json()) == (first.status_code, first.json())
+
+    serving(tmp_path, ask, facilitator=Penniless(name=TOKEN.name, version=TOKEN.version))
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_while_a_sale_is_delivered_its_key_says_so_and_after_a_crash_then_that_nobody_knows(
+    tmp_path: Path, dies: bool
+) -> None:
+    async def ask(made: Front, http: httpx.AsyncClient) -> None:
+        quote = await quoted(http)
+        paid = await paying(http, accept(quote)) | {"Idempotency-Key": "purchase-0001-abcdef"}
+        first = asyncio.create_task(http.get(accept(quote), headers=paid))
+        await delivering.wait()
+        assert code(await http.get(accept(quote), headers=paid)) == "in_progress"
+        if dies:
+            made.counter.till._open.clear()  # as in a process that was started since
+            again = await http.get(accept(quote), headers=paid)
+            assert (again.status_code, again.json()["delivery"]) == (200, None)
+            assert "outcome of the delivery is unknown" in again.json()["delivery_fault"]
+        go.set()
+        answers = [await first, await http.get(accept(quote), headers=paid)]
+        assert [one.json()["delivery"] for one in answers] == [{"login": "secret"}] * 2
+
+    async def slow(_: Any, __: Any) -> dict[str, str]:
+        delivering.set()
+        await go.wait()
+        return {"login": "secret"}
+
+    delivering, go = asyncio.Event(), asyncio.Event()
+    serving(tmp_path, ask, fulfil=slow)
 
 
 # --- abuse ------------------------------------------------------------------------------------------------------------
@@ -562,6 +626,41 @@ def test_it_sells_to_this_machine_alone_unless_told_and_takes_play_money_nowhere
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(FailureError, match="another process"):
             serve(tmp_path, facilitator="trial", **given)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--tolerance", "1", "tolerance is 1"),
+        ("--tolerance", "nan", "tolerance is NaN"),
+        ("--tolerance", "-0.1", "tolerance is -0.1"),
+        ("--pay-to", "0xABC", "pay_to is '0xabc'"),
+        ("--evaluator", "0x12", "evaluator is '0x12'"),
+        ("--escrow", "vitalik.eth", "escrow is 'vitalik.eth'"),
+        ("--token", "1:0x12:6:USDC:2", "the token's address is '0x12'"),
+        ("--token", "1:0x" + "5c" * 20 + ":77:USDC:2", "the token's decimals are 77"),
+        ("--token", "²:0x" + "5c" * 20 + ":6:USDC:2", "CHAIN:ADDRESS"),
+        ("--url", "gpus.example", "--url 'gpus.example'"),
+        ("--url", "https://gpus.example/?a=1", "without a query"),
+        ("--url", "http://[", "--url 'http://['"),
+        ("--facilitator", "https://", "should be a URL"),
+    ],
+)
+def test_a_sellers_option_that_is_wrong_is_refused_before_anybody_is_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str, says: str
+) -> None:
+    from harness.market.offers.secp256k1 import keygen
+
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("it started")
+
+    monkeypatch.setattr("harness.market.sales.service.listen", never)
+    keygen(tmp_path / "key")
+    given = {"--key": str(tmp_path / "key"), "--facilitator": "trial", "--journal": str(tmp_path / "j.db")}
+    words = [word for pair in (given | {option: value}).items() for word in pair]
+    done = CliRunner().invoke(cli, ["serve", str(tmp_path), *words])
+    assert isinstance(done.exception, MisuseError), done.output
+    assert says in str(done.exception)
 
 
 def test_the_known_tokens_are_those_that_the_payment_library_knows() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crashes import STEPS, Forgetful
+from crashes import BOND, STEPS, Forgetful
 from shopfront import BUYER, OTHER, SELLER, TOKEN, signed
 
 from harness.errors import FailureError
@@ -111,13 +111,22 @@ def test_killed_at_any_step_nothing_is_captured_twice_and_nothing_captured_is_lo
 
 
 def test_what_was_not_begun_can_be_begun_again_and_what_was_in_doubt_cannot(crashed: dict[str, dict[str, Any]]) -> None:
-    states = {step: told["state"] for step, told in crashed.items()}
+    states = {step: crashed[step]["state"] for step in STEPS}
     assert {states[step] for step in ("verify", "claim", "within claim")} == {"CAPTURED"}  # by the buyer who came back
     assert states["authorize"] == "VOIDED"
     assert {states[s] for s in ("settle", "within settle", "settled", "capture", "within capture")} == {
         "OUTCOME_UNKNOWN"
     }
     assert all(crashed[s]["unknown"] for s in STEPS if states[s] == "OUTCOME_UNKNOWN")
+
+
+def test_killed_between_the_bond_and_the_dispute_the_dispute_is_opened_once_at_the_next_start(
+    crashed: dict[str, dict[str, Any]],
+) -> None:
+    told = crashed["bond"]
+    assert told["states"] == [{"CAPTURED": 2}, {"CAPTURED": 1, "DISPUTED": 1}]
+    assert (told["opened"], told["of"]) == ([2, 0], "DISPUTED")
+    assert told["undelivered"] == [[BOND], []]
 
 
 # --- silence and refusals ---------------------------------------------------------------------------------------------
@@ -142,12 +151,17 @@ class Silent:
             raise NoAnswerError(message)
         if self.how == "nonsense":
             raise KeyError(self.how)
-        return settled
+        if self.how == "no text":
+            return Settled(transaction="0x\ud800")
+        if self.how == "surrogate":
+            message = "\ud800"
+            raise NoAnswerError(message)
+        return Settled() if self.how == "nothing said" else settled
 
     async def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("how", ["late", "broken line", "nonsense"])
+@pytest.mark.parametrize("how", ["late", "broken line", "nonsense", "no text", "surrogate", "nothing said"])
 def test_double_settlement_after_a_timeout_is_a_tombstone_and_never_driven_again(tmp_path: Path, how: str) -> None:
     async def trying() -> None:
         facilitator: Any = Silent(how)

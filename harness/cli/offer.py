@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import click
 
 from harness.cli.calls import call
 from harness.cli.output import json_option, show, show_json
+from harness.cli.price import Number
 from harness.errors import FailureError, ForgeryError, MisuseError
 
 __all__ = ["offer"]
@@ -18,6 +20,11 @@ _key = click.option("--key", metavar="FILE", help="The seller's key, made by `ha
 _at = click.option("--at", "now_s", type=click.IntRange(min=0), metavar="SECONDS", help="The time to judge for, in seconds since 1970; else now.")  # fmt: skip
 _out = click.option("--out", metavar="FILE", help="Write it to this file instead of stdout.")
 _TEXT_MOST = 1 << 20
+_PARTS = ("price", "promise")
+_ADDED = {
+    "price": "the seller takes a token for another number of dollars than 1 (--usd-per-asset), or sells by an LLM's token",
+    "promise": "the seller promises with another tolerance than 0.05 (--tolerance)",
+}
 
 
 @click.group()
@@ -95,18 +102,28 @@ def read(*, file: str, view: str, out: str | None) -> None:
 @click.option(
     "--quote", metavar="QUOTE", help="The quote it should have been made from: promise and price are compared."
 )
+@click.option("--tolerance", type=Number(), metavar="SHARE", help="The seller's `sla_tolerance`, to compare the promise by; else 0.05 is tried.")  # fmt: skip
+@click.option("--usd-per-asset", type=Number(), metavar="USD", help="The seller's `usd_per_asset`, to compare the price by; else 1 is tried.")  # fmt: skip
 @click.option("--any-time", is_flag=True, help="Do not ask whether it is still good, as in a dispute.")
 @_at
 @json_option
-def verify(*, file: str, quote: str | None, any_time: bool, now_s: int | None, as_json: bool) -> None:
+def verify(
+    *,
+    file: str,
+    quote: str | None,
+    tolerance: Decimal | None,
+    usd_per_asset: Decimal | None,
+    any_time: bool,
+    now_s: int | None,
+    as_json: bool,
+) -> None:
     """Check who signed an offer, that nothing in it was changed, and that it is good now. Exits 4 if it is refused."""
     from harness.market.offers import envelope
-    from harness.market.offers.offer import check_quote
+    from harness.market.offers.follows import check_quote
 
     found = envelope.read(file)
     signer = envelope.verify(found, now_s=None if any_time else _now(now_s))
-    if quote:
-        check_quote(found.offer, quote)
+    left = check_quote(found.offer, quote, tolerance=tolerance, usd_per_asset=usd_per_asset) if quote else _PARTS
     told = {
         "quote_id": found.offer.quote_id,
         "signed_by": signer,
@@ -114,13 +131,18 @@ def verify(*, file: str, quote: str | None, any_time: bool, now_s: int | None, a
         "unit": found.offer.unit,
         "max_total_atomic": str(found.offer.max_total_atomic),
         "asset": found.offer.asset,
-        "follows_from_quote": True if quote else None,
+        "follows_from_quote": None if left else True,
+        "not_compared": left,
     }
     if as_json:
         show_json(told)
         return
     show(f"signed by its provider {signer}", f"quote {found.offer.quote_id}, good until {found.offer.valid_until}")
-    show("price and promise follow from the quote" if quote else "not checked: that it follows from a quote (--quote)")
+    if not quote:
+        show("not checked: that it follows from a quote (--quote)")
+        return
+    for part in _PARTS:
+        show(f"not comparable: {part}; {_ADDED[part]}" if part in left else f"{part} follows from the quote")
 
 
 @offer.command()

@@ -491,7 +491,8 @@ def test_an_evaluators_verdict_pays_the_provider_or_the_client_once(sale: Sale, 
 
 def test_a_token_or_a_budget_that_was_swapped_before_funding_is_seen_and_not_paid(sale: Sale) -> None:
     jobs = Jobs(sale)
-    check_job(jobs.job(), jobs.offer, units=60)
+    work_until = jobs.offer.valid_until
+    check_job(jobs.job(), jobs.offer, units=60, work_until=work_until)
     budget = held_atomic(jobs.offer, 60)
     for token, amount, refusal in (
         (sale.chain.deploy("Token", 18).address, budget, "PaymentTokenMismatch"),
@@ -499,7 +500,7 @@ def test_a_token_or_a_budget_that_was_swapped_before_funding_is_seen_and_not_pai
     ):
         jobs.price(token, amount)
         with pytest.raises(ForgeryError, match="the offer gives"):
-            check_job(jobs.job(), jobs.offer, units=60)
+            check_job(jobs.job(), jobs.offer, units=60, work_until=work_until)
         with pytest.raises(RevertedError, match=refusal):
             jobs.fund()
     assert sale.has(sale.buyer) == RICH

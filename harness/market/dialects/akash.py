@@ -174,7 +174,15 @@ def _wanted(gpu: dict[str, Any]) -> Iterator[Gpu]:
     models = vendors.get("nvidia") if isinstance(vendors, dict) else None
     for one in models if isinstance(models, list) else [models]:
         if isinstance(one, dict) and isinstance(one.get("model"), str):
-            yield Gpu(one["model"].lower(), one.get("ram") or None, one.get("interface") or None)
+            yield Gpu(one["model"].lower(), *(_property(one, name) for name in ("ram", "interface")))
+
+
+def _property(model: dict[str, Any], name: str) -> str | None:
+    found = model.get(name) or None
+    if not isinstance(found, str | None):
+        message = f"the order's {name} is {str(found)[:80]}; it should be text"
+        raise MisuseError(message)
+    return found
 
 
 def _atoms_per_usd(denomination: Any, rates: Rates) -> Fraction:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from harness.errors import ForgeryError, MisuseError
-from harness.market.dialects.carry import KEY, agree, at, carried, taken
+from harness.market.dialects.carry import KEY, agree, at, carried, number, taken, text
 from harness.market.offers.abi import ZERO_ADDRESS, Value, checked, encode
 from harness.market.offers.eip712 import Fields, struct_hash
 from harness.market.offers.envelope import Envelope
@@ -121,12 +121,34 @@ def to_payment_info(  # noqa: PLR0913 - each is a field that the offer does not 
     )
 
 
-def check_payment_info(info: PaymentInfo, offer: Offer) -> None:
-    """Return if a payment is for an offer: the provider's check before he works.
+def check_payment_info(
+    info: PaymentInfo, offer: Offer, *, operator: str, capture_by: int, max_fee_bps: int = 0
+) -> None:
+    """Return if a payment is for an offer and will pay it: the provider's check before he works.
+
+    Args:
+        info: the payment, as it was authorised.
+        offer: what was sold.
+        operator: whom the provider trusts to capture for him; nobody else can.
+        capture_by: seconds since 1970, when that is done at the latest. From the authorization's end on it is the payer who may take the money back.
+        max_fee_bps: what the operator may keep of it, in basis points.
 
     Raises:
-        ForgeryError: receiver, token, amount, expiry or salt is another.
+        ForgeryError: receiver, token, amount, expiry or salt is another, or so is the operator; it ends too early, or lets too much be kept.
     """
+    _is_for(info, offer)
+    if info.operator != operator:
+        what = f"the payment says {info.operator!r}; {operator!r} was agreed on"
+        raise ForgeryError(what, "$.operator")
+    if info.authorization_expiry <= capture_by:
+        what = f"the payment can be captured before {info.authorization_expiry}; it may be as late as {capture_by}"
+        raise ForgeryError(what, "$.authorization_expiry")
+    if info.max_fee_bps > max_fee_bps:
+        what = f"{info.max_fee_bps} basis points may be kept from the provider; {max_fee_bps} were agreed on"
+        raise ForgeryError(what, "$.max_fee_bps")
+
+
+def _is_for(info: PaymentInfo, offer: Offer) -> None:
     wanted = {
         "receiver": offer.pay_to,
         "token": offer.asset,
@@ -164,6 +186,8 @@ def plain(info: PaymentInfo, envelope: Envelope) -> dict[str, Any]:
 def from_payment_info(document: Any) -> tuple[Envelope, PaymentInfo]:
     """Return the offer and the payment of such a document; the payment must be for the offer.
 
+    Operator, fees and the times after the offer are the document's own word: before you work, `check_payment_info`.
+
     Raises:
         ForgeryError: it is not.
     """
@@ -171,11 +195,12 @@ def from_payment_info(document: Any) -> tuple[Envelope, PaymentInfo]:
     if not isinstance(given, dict) or set(given) != {name for name, _ in _FIELDS}:
         what = f"should have the fields {', '.join(name for name, _ in _FIELDS)}"
         raise ForgeryError(what, "$.paymentInfo")
+    readers = {name: number if kind.startswith("uint") else text for name, kind in _FIELDS}
+    values: list[Any] = [read(document, "paymentInfo", name) for name, read in readers.items()]
     try:
-        values: list[Any] = [int(given[name]) if kind.startswith("uint") else given[name] for name, kind in _FIELDS]
         info = PaymentInfo(**dict(zip((f.name for f in fields(PaymentInfo)), values, strict=True)))
-    except (MisuseError, TypeError, ValueError) as err:
+    except MisuseError as err:
         raise ForgeryError(str(err), "$.paymentInfo") from err
-    check_payment_info(info, envelope.offer)
+    _is_for(info, envelope.offer)
     agree(plain(info, envelope), document)
     return envelope, info

@@ -79,12 +79,22 @@ def from_job(document: Any) -> Envelope:
     return envelope
 
 
-def check_job(job: Job, offer: Offer, *, units: int) -> None:
+def check_job(job: Job, offer: Offer, *, units: int, work_until: int) -> None:
     """Return if a job on a chain is the one that pays for an offer: before it is funded, and again before work begins.
 
+    Args:
+        job: as it stands on the chain.
+        offer: what was sold.
+        units: how many of them.
+        work_until: seconds since 1970, when the work will have been submitted and evaluated: once it expired, the client takes his money back.
+
     Raises:
-        ForgeryError: provider, evaluator, token, budget or description is another.
+        ForgeryError: provider, evaluator, token, budget or description is another, or it expires too early.
+        MisuseError: the number of units is out of range.
     """
+    if not offer.min_units <= units <= offer.max_units:
+        message = f"{units} units; the offer is for {offer.min_units} to {offer.max_units}"
+        raise MisuseError(message)
     wanted = {
         "provider": offer.provider,
         "evaluator": offer.evaluator,
@@ -96,6 +106,10 @@ def check_job(job: Job, offer: Offer, *, units: int) -> None:
         if getattr(job, name) != value:
             what = f"the job says {getattr(job, name)!r}; the offer gives {value!r}"
             raise ForgeryError(what, f"$.{name}")
+    least = max(offer.valid_until, work_until)
+    if job.expired_at <= least:
+        what = f"the job expires at {job.expired_at}; it should outlive the offer and the work ({least})"
+        raise ForgeryError(what, "$.expired_at")
 
 
 def to_evaluation(  # noqa: PLR0913 - each is a field of the record

@@ -1,10 +1,10 @@
 """ERC-8294, validation networks: verdicts of several validators, each signed, and the file that puts them together.
 
-Format: the draft's text with schema `erc-8004-vni/aggregated-response/v1`. One validator is a network of one (N 1, D 1, M 1); for offers that are paid
+Format: the draft's text with schema `vni-aggregated-response/v1`. One validator is a network of one (N 1, D 1, M 1); for offers that are paid
 for it suggests N 5, D 3, M 4.
 
-Covers: what each validator signed, that all are about one request, that enough operators stand behind them by a list of who runs which validator, and
-the verdict that follows from them by the policy.
+Covers: what each validator signed, that all are about one request, that each of them is by a validator on a list of who runs which, that enough
+operators stand behind them by that list, and the verdict that follows from them by the policy.
 Does not cover: that the list is true, or that operators are independent of each other: that is the network's own methodology.
 The draft leaves the Merkle tree of several attestations open: here a parent is the Keccak-256 of its children in ascending order, a last odd node moves up.
 """
@@ -24,10 +24,10 @@ from harness.market.offers.eip712 import Domain, Fields, digest, struct_hash
 from harness.market.offers.keccak import keccak256
 from harness.market.offers.secp256k1 import Signer, recover
 
-__all__ = ["BENCHMARK", "Attestation", "Policy", "Signed", "aggregated", "attest", "check"]
+__all__ = ["BENCHMARK", "SCHEMA", "Attestation", "Policy", "Signed", "aggregated", "attest", "check"]
 
 BENCHMARK = "0x" + keccak256(b"gpu-bench-v1").hex()  # our kind of challenge
-_SCHEMA = "erc-8004-vni/aggregated-response/v1"
+SCHEMA = "vni-aggregated-response/v1"
 _FIELDS: Fields = (
     ("requestHash", "bytes32"),
     ("agentId", "uint256"),
@@ -145,7 +145,7 @@ def aggregated(policy: Policy, answers: Sequence[Signed]) -> tuple[dict[str, Any
         raise MisuseError(message)
     ((request_hash, _),) = about
     document: dict[str, Any] = {
-        "schema": _SCHEMA,
+        "schema": SCHEMA,
         "requestHash": request_hash,
         "policy": policy.encoded(),
         "validators": validators,
@@ -164,7 +164,7 @@ def check(  # noqa: PLR0913 - each is signed, or says who signed
     agent_id: int,
     chain_id: int,
     network: str,
-    operators: Mapping[str, str] | None = None,
+    operators: Mapping[str, str],
 ) -> int:
     """Return the verdict of such a file, 0 or 100, if every signature is its validator's and all follows from them.
 
@@ -174,11 +174,11 @@ def check(  # noqa: PLR0913 - each is signed, or says who signed
         agent_id: whom the request is about.
         chain_id: of the network.
         network: its contract.
-        operators: who runs each validator, by address; one who is not listed stands for nobody. None does for a policy of one operator alone.
+        operators: who runs each validator that was asked, by address; anybody can sign, so that no other's answer counts.
 
     Raises:
-        ForgeryError: it does not, or fewer operators stand behind the answers than the policy wants.
-        MisuseError: extra `sign` is missing, or `operators` where the policy wants several.
+        ForgeryError: it does not, an answer is by a validator that is not listed, or fewer operators stand behind them than the policy wants.
+        MisuseError: extra `sign` is missing.
     """
     answers = []
     for index, one in enumerate(listed(document, "attestations")):
@@ -200,6 +200,9 @@ def check(  # noqa: PLR0913 - each is signed, or says who signed
         if signer != found.validator:
             what = f"signed by {signer}, not by {found.validator}"
             raise ForgeryError(what, f"$.attestations[{index}].signature")
+        if signer not in operators:
+            what = f"signed by {signer}, whom nobody listed as a validator that was asked"
+            raise ForgeryError(what, f"$.attestations[{index}].validator")
         answers.append(Signed(attestation=found, signature=text(one, "signature")))
     try:
         made, _ = aggregated(policy, answers)
@@ -210,13 +213,8 @@ def check(  # noqa: PLR0913 - each is signed, or says who signed
     return _verdict(policy, answers)
 
 
-def _independent(policy: Policy, answers: Sequence[Signed], operators: Mapping[str, str] | None) -> None:
-    if policy.min_operators == 1:
-        return
-    if operators is None:
-        message = f"the policy wants {policy.min_operators} operators: say who runs each validator (operators)"
-        raise MisuseError(message)
-    behind = {operators[v] for one in answers if (v := one.attestation.validator) in operators}
+def _independent(policy: Policy, answers: Sequence[Signed], operators: Mapping[str, str]) -> None:
+    behind = {operators[one.attestation.validator] for one in answers}
     if len(behind) < policy.min_operators:
         what = f"{len(behind)} operators stand behind the answers; the policy wants {policy.min_operators}"
         raise ForgeryError(what, "$.validators")

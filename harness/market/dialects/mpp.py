@@ -6,7 +6,7 @@ Format: draft-payment-discovery-00 of the `Payment` HTTP authentication scheme. 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from harness.errors import ForgeryError, MisuseError
 from harness.market.dialects.carry import KEY, agree, at, carried, number, taken, text
@@ -54,8 +54,8 @@ def to_mpp(envelope: Envelope, *, url: str, units: int | None = None) -> dict[st
     Raises:
         MisuseError: the URL has no origin or does not hold the quote id, or the number of units is out of range.
     """
-    parts, offer = urlsplit(url), envelope.offer
-    if not (parts.scheme and parts.netloc) or offer.quote_id not in parts.path:
+    parts, offer = _split(url), envelope.offer
+    if parts is None or not (parts.scheme and parts.netloc) or offer.quote_id not in parts.path:
         message = f"{url!r} should have an origin, and the quote id {offer.quote_id} in its path"
         raise MisuseError(message)
     return {
@@ -76,6 +76,13 @@ def to_mpp(envelope: Envelope, *, url: str, units: int | None = None) -> dict[st
             }
         },
     }
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def from_mpp(document: Any) -> Envelope:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.errors import MisuseError
+from harness.market.dialects import erc8294
 from harness.market.dialects.carry import KEY
 from harness.market.offers import envelope
 
@@ -191,7 +192,7 @@ def _aggregated() -> Schema:
         signature=_SIGNATURE,
     )
     return _closed(
-        schema={"const": "erc-8004-vni/aggregated-response/v1"},
+        schema={"const": erc8294.SCHEMA},
         requestHash=_HASH,
         policy={"type": "string", "pattern": "^0x[0-9a-f]+$"},
         validators=_list(_ADDRESS, least=1),

@@ -18,7 +18,7 @@ from harness.market.offers.keccak import keccak256
 from harness.model import Quote
 from harness.scoring.exact import plain
 
-__all__ = ["committed", "epoch_s", "evidence", "hashed", "salted", "scoring", "sla"]
+__all__ = ["committed", "epoch_s", "evidence", "hashed", "salted", "scoring", "sla", "tolerated"]
 
 _SALT = re.compile(r"0x[0-9a-f]{64}")
 
@@ -48,8 +48,9 @@ def sla(quote: Quote, *, tolerance: Decimal = Decimal("0.05"), validators: int =
     Raises:
         MisuseError: a number is out of range.
     """
-    if not (Decimal(0) <= tolerance < 1 and 1 <= agreeing <= validators):
-        message = f"tolerance {tolerance}, {agreeing} of {validators} validators: they should be from 0 to below 1, and 1 of 1 or more"
+    tolerated(tolerance)
+    if not 1 <= agreeing <= validators:
+        message = f"{agreeing} of {validators} validators: they should be 1 of 1 or more"
         raise MisuseError(message)
     return _document(
         schema="harness.sla/1",
@@ -62,6 +63,18 @@ def sla(quote: Quote, *, tolerance: Decimal = Decimal("0.05"), validators: int =
         agreeing=agreeing,
         device=quote.device_name,
     )
+
+
+def tolerated(tolerance: Decimal) -> Decimal:
+    """Return a share by which a promised speed may be missed, if it is one.
+
+    Raises:
+        MisuseError: it is not from 0 to below 1.
+    """
+    if not (tolerance.is_finite() and 0 <= tolerance < 1):
+        message = f"tolerance is {tolerance}; it should be from 0 to below 1"
+        raise MisuseError(message)
+    return tolerance
 
 
 def scoring(quote: Quote, *, usd_per_asset: Decimal, units_per_s: Decimal | None = None) -> bytes:

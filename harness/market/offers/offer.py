@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import rfc8785
 
 from harness import codec
-from harness.errors import ForgeryError, MisuseError
+from harness.errors import MisuseError
 from harness.market.offers import evidence
 from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, Value, checked
 from harness.market.offers.eip712 import Domain, Fields, digest, typed_data
@@ -29,12 +29,12 @@ from harness.model import Quote
 
 __all__ = [
     "FIELDS",
+    "SCALE_MOST",
     "SCHEMA",
     "Offer",
     "OfferTerms",
     "Unit",
     "captured_atomic",
-    "check_quote",
     "digest_of",
     "held_atomic",
     "kinds",
@@ -42,14 +42,17 @@ __all__ = [
     "of_values",
     "plain",
     "price_fraction",
+    "quote_of",
     "typed_data_of",
     "units",
+    "usd_of",
+    "worth",
 ]
 
 SCHEMA = "harness-quote/1"
 Unit = Literal["gpu-second", "mcycle", "token-in", "token-out"]
 _DOMAIN, _VERSION, _STRUCT = "GPU Compute Quote", "1", "ComputeQuote"
-_SCALE_MOST = 36
+SCALE_MOST = 36
 _S_PER_HOUR = 3600
 _TOKENS = ("token-in", "token-out")
 _CPU_REFUSED = "this quote is not for a GPU market ({reasons}); sell it nevertheless with gpu_only=False"
@@ -139,8 +142,8 @@ class Offer:
 def _contradictions(offer: Offer) -> Iterator[str]:
     if offer.unit not in get_args(Unit):
         yield f"unit is {offer.unit!r}; it should be one of {', '.join(get_args(Unit))}"
-    if not (offer.asset_decimals <= _SCALE_MOST and offer.price_scale <= _SCALE_MOST):
-        yield f"assetDecimals {offer.asset_decimals}, priceScale {offer.price_scale}: neither should be above {_SCALE_MOST}"
+    if not (offer.asset_decimals <= SCALE_MOST and offer.price_scale <= SCALE_MOST):
+        yield f"assetDecimals {offer.asset_decimals}, priceScale {offer.price_scale}: neither should be above {SCALE_MOST}"
     if not (offer.unit_price_atomic and 0 < offer.min_units <= offer.max_units):
         yield f"unitPriceAtomic {offer.unit_price_atomic}, {offer.min_units} to {offer.max_units} units: they should be above 0, and minUnits not above maxUnits"
     if offer.max_total_atomic != held_atomic(offer, offer.max_units):
@@ -285,7 +288,7 @@ def make_offer(quote: Quote | bytes | str | Path, terms: OfferTerms, *, gpu_only
         MisuseError: the quote has no price or no such unit, its evidence is too old, or the terms do not fit.
         ForgeryError: the bytes are no quote.
     """
-    quote = _read(quote)
+    quote = quote_of(quote)
     _check(quote, terms, gpu_only=gpu_only)
     atoms = _usd_per_unit(quote, terms) / Fraction(terms.usd_per_asset) * 10**terms.asset_decimals
     unit_price = int(atoms * 10**terms.price_scale)  # a positive fraction: down
@@ -325,23 +328,12 @@ def make_offer(quote: Quote | bytes | str | Path, terms: OfferTerms, *, gpu_only
     )
 
 
-def check_quote(offer: Offer, quote: Quote | bytes | str | Path) -> None:
-    """Return if an offer by the second or the Mcycle, in a token worth a dollar, follows from a quote.
+def quote_of(quote: Quote | bytes | str | Path) -> Quote:
+    """Return a quote, or the one that bytes or a file hold.
 
     Raises:
-        ForgeryError: the price is another, or it does not name the quote's promise; says which.
+        ForgeryError: they hold none.
     """
-    quote = _read(quote)
-    if offer.sla_hash != evidence.hashed(evidence.sla(quote)):
-        what = "is not that of the quote"
-        raise ForgeryError(what, "$.quote.slaHash")
-    usd = _usd_of(quote, offer.unit)
-    if usd is None or offer.unit_price_atomic != int(usd * 10 ** (offer.asset_decimals + offer.price_scale)):
-        what = f"is not the price of the quote's {offer.unit}, a token taken for a dollar"
-        raise ForgeryError(what, "$.quote.unitPriceAtomic")
-
-
-def _read(quote: Quote | bytes | str | Path) -> Quote:
     if isinstance(quote, Quote):
         return quote
     return codec.decode(quote, Quote) if isinstance(quote, bytes) else codec.read(Path(quote), Quote)
@@ -356,12 +348,10 @@ def _check(quote: Quote, terms: OfferTerms, *, gpu_only: bool) -> None:
     if not 0 < terms.valid_for_s <= _VALID_MOST_S:
         message = f"valid_for_s is {terms.valid_for_s}; an offer is good for 1 to {_VALID_MOST_S} s"
         raise MisuseError(message)
-    if not terms.usd_per_asset.is_finite() or terms.usd_per_asset <= 0:
-        message = f"usd_per_asset is {terms.usd_per_asset}; a token should be worth more than 0"
-        raise MisuseError(message)
+    worth(terms.usd_per_asset)
     for name in ("price_scale", "asset_decimals"):
-        if not 0 <= getattr(terms, name) <= _SCALE_MOST:
-            message = f"{name} is {getattr(terms, name)}; it should be 0 to {_SCALE_MOST}"
+        if not 0 <= getattr(terms, name) <= SCALE_MOST:
+            message = f"{name} is {getattr(terms, name)}; it should be 0 to {SCALE_MOST}"
             raise MisuseError(message)
     until = evidence.epoch_s(quote.issued_at) + terms.evidence_max_age_s
     if terms.now_s + terms.valid_for_s > until:
@@ -369,9 +359,21 @@ def _check(quote: Quote, terms: OfferTerms, *, gpu_only: bool) -> None:
         raise MisuseError(message)
 
 
+def worth(usd_per_asset: Decimal) -> Decimal:
+    """Return what a token is worth in dollars, if it is a rate.
+
+    Raises:
+        MisuseError: it is none.
+    """
+    if not usd_per_asset.is_finite() or usd_per_asset <= 0:
+        message = f"usd_per_asset is {usd_per_asset}; a token should be worth more than 0"
+        raise MisuseError(message)
+    return usd_per_asset
+
+
 def _usd_per_unit(quote: Quote, terms: OfferTerms) -> Fraction:
     """Return the exact price of a unit in dollars."""
-    found, rate = _usd_of(quote, terms.unit), terms.units_per_s
+    found, rate = usd_of(quote, terms.unit), terms.units_per_s
     if found is not None:
         return found
     if terms.unit in _TOKENS and rate is not None and rate.is_finite() and rate > 0:
@@ -380,7 +382,7 @@ def _usd_per_unit(quote: Quote, terms: OfferTerms) -> Fraction:
     raise MisuseError(message)
 
 
-def _usd_of(quote: Quote, unit: Unit) -> Fraction | None:
+def usd_of(quote: Quote, unit: Unit) -> Fraction | None:
     """Return what a quote alone says that a unit costs."""
     if unit == "gpu-second" and quote.price_usd_per_hour is not None:
         return Fraction(quote.price_usd_per_hour) / _S_PER_HOUR

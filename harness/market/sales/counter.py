@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,9 +24,9 @@ from harness.market.sales.docket import Claim, Dispute, Docket
 from harness.market.sales.facilitator import Payment
 from harness.market.sales.journal import DeviceTakenError, Journal, KeyUsedError, Row
 from harness.market.sales.life import IN_FLIGHT, StateError
-from harness.market.sales.paywall import Asked, Due, Paid, Paywall, Priced, requirements
+from harness.market.sales.paywall import Asked, Due, Paywall, Priced, requirements
 from harness.market.sales.shop import Document, Issued, Shop, UnknownQuoteError
-from harness.market.sales.till import OutcomeUnknownError, Sale, Sold, Till, sold_of
+from harness.market.sales.till import OutcomeUnknownError, Sale, Sold, Till, sold_of, void
 from harness.market.sales.wire import ExpiredError, KeyConflictError
 
 __all__ = ["Counter", "Fulfil", "Standing"]
@@ -35,6 +35,7 @@ Fulfil = Callable[[Sale, Sold], Awaitable[Mapping[str, Any]]]
 _KEYS_KEPT = 4096
 _TIMEOUT_S = 120  # how long a payer's authorization should hold
 _DUE_S = 300  # how long a demand is good
+_STOPPED = "the service was stopped while this was delivered: the outcome of the delivery is unknown"
 _LOOK_S = 5.0  # between two looks for re-benchmarks
 
 
@@ -124,15 +125,15 @@ class Counter:
         found = self.shop.document(name)
         if found:
             return found
-        kept = next((row for row in self.journal.rows(name) if row.kind == "document"), None)
+        kept = self.journal.document(name)
         if kept is None:
             message = f"nothing here has the hash {name}"
             raise UnknownQuoteError(message)
-        return Document(data=str(kept.body["text"]).encode())
+        return Document(data=kept)
 
     # --- acceptance -----------------------------------------------------------------------------------------------
 
-    async def accept(self, asked: Asked, quote_id: str, body: bytes, key: str | None) -> Due | Paid:
+    async def accept(self, asked: Asked, quote_id: str, body: bytes, key: str | None) -> Due | Sold:
         """Sell a quote, or ask for its price.
 
         Args:
@@ -151,7 +152,7 @@ class Counter:
         """
         bound = _bound(asked.method, urlsplit(asked.url).path, body, asked.credential)
         if again := await self._again(key, bound):
-            return Paid(sold=again)
+            return again
         rows = await asyncio.to_thread(self.journal.rows, quote_id)
         if sold := sold_of(rows):
             message = f"the quote is {sold.state}: it can be accepted once, and only while it is QUOTED"
@@ -174,11 +175,18 @@ class Counter:
             return None
         if row.body["bound"] != bound:
             raise KeyConflictError(_conflict(str(key)))
-        sold = sold_of(await asyncio.to_thread(self.journal.rows, row.quote_id))
+        busy = self.till.busy(row.quote_id)
+        rows = await asyncio.to_thread(self.journal.rows, row.quote_id)
+        sold = sold_of(rows)
         assert sold  # noqa: S101 - the row is one of its own
-        if sold.state in IN_FLIGHT:
+        undelivered = sold.transaction is not None and sold.delivery is None and sold.delivery_fault is None
+        if sold.state in IN_FLIGHT or (undelivered and busy):
             message = "the first request with this key is still under way"
             raise KeyUsedError(message)
+        if sold.state == "VOIDED":
+            raise void(sold.id, next(row.body["why"] for row in rows if row.state == "VOIDED"))
+        if undelivered:
+            return replace(sold, delivery_fault=_STOPPED)
         if sold.state == "OUTCOME_UNKNOWN":
             message = f"nobody can say whether the payment for {sold.id} settled; it is not asked for again"
             raise OutcomeUnknownError(message)
@@ -251,7 +259,7 @@ class Counter:
 
     # --- disputes -------------------------------------------------------------------------------------------------
 
-    async def dispute(self, asked: Asked, claim: Claim, body: bytes, key: str | None) -> Due | Paid:
+    async def dispute(self, asked: Asked, claim: Claim, body: bytes, key: str | None) -> Due | Sold:
         """File a dispute, or ask for its bond.
 
         Raises:
@@ -260,7 +268,7 @@ class Counter:
         """
         bound = _bound(asked.method, urlsplit(asked.url).path, body, asked.credential)
         if again := await self._again(key, bound):
-            return Paid(sold=again)
+            return again
         to = self.shop.pay_to if self.shop.seller.evaluator == ZERO_ADDRESS else self.shop.seller.evaluator
         sale = await asyncio.to_thread(lambda: self.docket.sale(claim, pay_to=to))
         token = self.shop.seller.token
@@ -274,7 +282,7 @@ class Counter:
         }
 
         async def file(bond: Sale, _: Sold) -> Mapping[str, Any]:
-            return await asyncio.to_thread(self.docket.file, claim, bond)
+            return await asyncio.to_thread(self.docket.file, claim, bond.id)
 
         async def take(payment: Payment) -> Sold:
             await asyncio.to_thread(self.docket.check_payer, claim, payment)
@@ -295,8 +303,8 @@ class Counter:
         return self.docket.read(dispute_id)
 
     def start(self) -> tuple[Row, ...]:
-        """End what a process that died left behind; return what was written."""
-        return self.journal.recover()
+        """End or finish what a process that died left behind; return what was written."""
+        return (*self.journal.recover(), *self.docket.resume())
 
     async def close(self) -> None:
         """Wait for what is under way."""

@@ -20,7 +20,7 @@ from typing import Any
 import rfc8785
 
 from harness.errors import MisuseError
-from harness.market.offers.evidence import committed
+from harness.market.offers.evidence import committed, epoch_s
 from harness.market.sales import disputes
 from harness.market.sales.disputes import Finding, finding, judge, promise_of, refund_atomic
 from harness.market.sales.facilitator import Payment
@@ -122,12 +122,11 @@ class Docket:
         promise_of(self._document(sla_hash), sla_hash)
 
     def _document(self, name: str) -> bytes:
-        rows = [row for row in self.journal.rows(name) if row.kind == "document"]
-        if not rows:
+        kept = self.journal.document(name)
+        if kept is None:
             message = f"the document {name} is not kept here"
             raise UnknownQuoteError(message)
-        text: str = rows[0].body["text"]
-        return text.encode()
+        return kept
 
     def check_payer(self, claim: Claim, payment: Payment) -> None:
         """Return if the bond is paid by whose money is at stake.
@@ -140,14 +139,14 @@ class Docket:
             message = "a capture is disputed by who paid for it, with a bond from the same address"
             raise PaymentRefusedError(message)
 
-    def file(self, claim: Claim, sale: Sale) -> Mapping[str, Any]:
-        """Open the dispute that a bond was paid for, with a seed that is drawn now.
+    def file(self, claim: Claim, dispute_id: str) -> Mapping[str, Any]:
+        """Open the dispute that a bond was paid for, with a seed that is drawn now. The bond's id is the dispute's.
 
         Raises:
             StateError: it was opened before.
         """
         opened = {
-            "dispute_id": sale.id,
+            "dispute_id": dispute_id,
             "quote_id": claim.quote_id,
             "claim": _plain(claim),
             "seed": secrets.token_hex(_SEED_BYTES),
@@ -155,6 +154,28 @@ class Docket:
         }
         self.journal.append(Entry(quote_id=claim.quote_id, expected="CAPTURED", state="DISPUTED", body=opened))
         return opened
+
+    def resume(self) -> tuple[Row, ...]:
+        """Open the disputes whose bonds were captured and which could not be opened then; return what was written of the bonds and quotes.
+
+        Only for the one process that sells, before it starts to.
+        """
+        written: list[Row] = []
+        for dispute_id in self.journal.standing("CAPTURED"):
+            rows = self.journal.rows(dispute_id)
+            quoted = next(row.body for row in rows if row.state == "QUOTED")
+            if "claim" not in quoted or any(row.kind == "delivered" for row in rows):
+                continue
+            claim = Claim(**quoted["claim"])
+            if self.journal.state(claim.quote_id) == "CAPTURED":
+                self.file(claim, dispute_id)
+            opened = next((row for row in self.journal.rows(claim.quote_id) if row.state == "DISPUTED"), None)
+            if opened and opened.body["dispute_id"] == dispute_id:
+                written += [
+                    opened,
+                    *self.journal.append(Entry(quote_id=dispute_id, note="delivered", body=opened.body)),
+                ]
+        return tuple(written)
 
     # --- what became of it ----------------------------------------------------------------------------------------
 
@@ -187,15 +208,17 @@ class Docket:
         )
 
     def look(self, reports: Sequence[Report]) -> None:
-        """Try each open dispute by the reports that there are, and end those that nobody measured for in time."""
+        """Try each open dispute by the reports that were sealed in time and say how fast it is, and end those that nobody measured for until then.
+
+        Asked early or late, it comes to the same: who asks when decides nothing.
+        """
         for quote_id in self.journal.standing("DISPUTED"):
             rows = self.journal.rows(quote_id)
             opened = next(row.body for row in rows if row.state == "DISPUTED")
             sla_hash = _offer(rows)["slaHash"]
             promise = promise_of(self._document(sla_hash), sla_hash)
-            found = [
-                one for report in reports if report.seed == opened["seed"] for one in _findings(report, rows, promise)
-            ]
+            ours = (r for r in reports if r.seed == opened["seed"] and epoch_s(r.sealed_at) <= opened["deadline_s"])
+            found = [one for report in ours for one in _findings(report, rows, promise)]
             if len(found) >= promise.validators:
                 self._end(quote_id, rows, promise, found[: promise.validators])
             elif self.now_s() > opened["deadline_s"]:
@@ -230,11 +253,12 @@ def _offer(rows: Sequence[Row]) -> Mapping[str, Any]:
 
 
 def _findings(report: Report, rows: Sequence[Row], promise: disputes.Promise) -> list[Finding]:
-    """Return what a report saw of the device that was sold: its commitment, opened by its salt, names it."""
+    """Return what a report saw of the device that was sold: its commitment, opened by its salt, names it. Nothing, where it gives no speed."""
     quoted = next(row.body for row in rows if row.state == "QUOTED")
     wanted = _offer(rows)["deviceCommitment"]
     ours = [one.uuid for one in report.devices if committed(one.uuid, quoted["salt"]) == wanted]
-    return [seen for uuid in ours if (seen := finding(report, uuid, promise))]
+    seen = (finding(report, uuid, promise) for uuid in ours)
+    return [one for one in seen if one and (one.low_cycles_per_s, one.high_cycles_per_s) != (None, None)]
 
 
 def _plain(claim: Claim) -> dict[str, Any]:

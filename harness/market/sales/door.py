@@ -41,7 +41,7 @@ from harness.market.sales.docket import Claim, Dispute
 from harness.market.sales.guard import App, Guard, problem
 from harness.market.sales.limits import Limits
 from harness.market.sales.openapi import declared
-from harness.market.sales.paywall import Asked, Due, receipted
+from harness.market.sales.paywall import Asked, Due, receipts
 from harness.market.sales.shop import Shelved
 from harness.market.sales.till import Sold
 from harness.market.sales.wire import (
@@ -61,7 +61,6 @@ __all__ = ["app"]
 _REFRESH_S = 5.0
 _DESCRIPTION = "Sells hours of measured GPUs: signed offers with the benchmark that backs them, paid by x402 or MPP."
 _NAME = "GPU compute by signed quote"
-_RECEIPTS = ("payment-receipt", "payment-response", "cache-control")
 
 _Key = Annotated[
     str | None,
@@ -237,7 +236,7 @@ def _quotes(server: FastAPI, counter: Counter) -> None:
         found = await counter.accept(_asked(request, counter), quote_id, body, key)
         if isinstance(found, Due):
             return _due(found)
-        return await _sold(found.sold, found.headers, counter)
+        return await _sold(found, counter)
 
     @server.get(
         "/v1/quotes/{quote_id}/accept", response_model=SaleReply, summary="Accept a quote that is remembered here"
@@ -269,16 +268,15 @@ def _due(due: Due) -> Response:
     return response
 
 
-async def _sold(sold: Sold, headers: Mapping[str, str], counter: Counter) -> Response:
+async def _sold(sold: Sold, counter: Counter) -> Response:
     url = f"{counter.url}/v1/quotes/{sold.id}/accept"
     receipt = await asyncio.to_thread(counter.receipt, sold, url)
-    kept = {name: receipted(name, value, receipt) for name, value in headers.items() if name.lower() in _RECEIPTS}
-    return JSONResponse({**_sale(sold), "receipt": receipt}, headers=kept)
+    return JSONResponse({**_sale(sold), "receipt": receipt}, headers=receipts(sold, receipt))
 
 
 def _sale(sold: Sold) -> dict[str, Any]:
     told = asdict(sold)
-    amount = told.pop("amount_atomic")
+    amount, _ = told.pop("amount_atomic"), told.pop("protocol")
     return {
         "quote_id": told.pop("id"),
         **told,
@@ -312,9 +310,8 @@ def _disputes(server: FastAPI, counter: Counter) -> None:
         found = await counter.dispute(_asked(request, counter), Claim(**wanted.model_dump()), body, key)
         if isinstance(found, Due):
             return _due(found)
-        kept = {name: value for name, value in found.headers.items() if name.lower() in _RECEIPTS}
-        where = {"Location": f"/v1/disputes/{found.sold.id}"}
-        return JSONResponse(_dispute(counter.disputed(found.sold.id)), 201, {**kept, **where})
+        where = {"Location": f"/v1/disputes/{found.id}"}
+        return JSONResponse(_dispute(counter.disputed(found.id)), 201, {**receipts(found), **where})
 
     @server.get("/v1/disputes/{dispute_id}", response_model=DisputeReply, summary="Where a dispute stands")
     async def read(dispute_id: _QuoteId) -> Response:

@@ -3,7 +3,8 @@
 A facilitator answers, refuses, or leaves its outcome unknown. The third is not the second: who did not hear an answer must take it that the money
 may have moved, and must not ask for it again.
 
-Promised: what is no clear answer (a time-out, a broken line, a server's error, something unreadable) is never taken for a refusal.
+Promised: what is no clear answer (a time-out, a broken line, a server's error, something unreadable, a refusal that names a transaction or gives
+another reason than those that are found before one is sent) is never taken for a refusal.
 Not promised: that the facilitator is honest. It says that a transaction settled; the chain knows.
 """
 
@@ -33,7 +34,27 @@ TRANSFER: Fields = (
 """What a payer signs, by EIP-3009."""
 
 _SERVER_ERROR = 500
-_PENDING = "settlement_pending"
+_REFUSALS = frozenset(
+    {
+        "insufficient_funds",
+        "invalid_exact_evm_payload_authorization_valid_after",
+        "invalid_exact_evm_payload_authorization_valid_before",
+        "invalid_exact_evm_payload_authorization_value",
+        "invalid_exact_evm_payload_signature",
+        "invalid_exact_evm_payload_recipient_mismatch",
+        "invalid_network",
+        "invalid_payload",
+        "invalid_payment_requirements",
+        "invalid_scheme",
+        "unsupported_scheme",
+        "invalid_x402_version",
+        "invalid_exact_evm_insufficient_balance",  # this and the next are what x402's own facilitator says for two of those above
+        "invalid_exact_evm_payload_authorization_value_mismatch",
+    }
+)
+"""The reasons of x402's specification, version 2, part 9, that are found before a transaction is sent. What it has besides is not known to be:
+`invalid_transaction_state` and `unexpected_settle_error`. Nor is what facilitators add, as `transaction_failed`, `settlement_pending`, and
+`nonce_already_used`, which after a good look says that somebody has sent it."""
 _ANSWER_MOST_BYTES = 64 << 10
 
 
@@ -106,10 +127,10 @@ class HttpFacilitator:
     async def settle(self, payment: Payment) -> Settled:
         """Order the payment to be settled, once."""
         found = await self._ask("settle", payment)
-        transaction, reason = found.get("transaction"), str(found.get("errorReason") or "refused")[:200]
+        transaction, reason = found.get("transaction"), found.get("errorReason")
         if found.get("success") is True and isinstance(transaction, str) and transaction:
             return Settled(transaction=transaction[:200])
-        if found.get("success") is False and reason != _PENDING:
+        if found.get("success") is False and not transaction and isinstance(reason, str) and reason in _REFUSALS:
             return Settled(refusal=reason)
         message = f"the facilitator did not say what became of it: {str(found)[:200]}"
         raise NoAnswerError(message)

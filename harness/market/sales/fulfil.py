@@ -3,17 +3,20 @@
     in   {"quote_id","device","until_s","payer","transaction","amount_atomic","asset","network"}
     out  one JSON object, which goes to the buyer and into the journal
 
-Promised: one run a sale, whatever comes of it; no shell; a run that is too long is ended, and it, an exit code other than 0 or other output is an
-undelivered sale, with the reason in the journal.
+Promised: one run a sale, whatever comes of it; no shell; what it leaves running is not waited for; a run that is too long is ended, and it, an exit
+code other than 0 or other output is an undelivered sale, with the reason in the journal.
 Not promised: that what it does is undone then. It must leave nothing half done behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from harness.errors import FailureError, MisuseError
 from harness.market.sales.till import Sale, Sold
@@ -61,24 +64,32 @@ def _told(sale: Sale, sold: Sold) -> dict[str, Any]:
 
 
 async def _run(command: Sequence[str], told: bytes, timeout_s: float) -> bytes:
-    pipe = asyncio.subprocess.PIPE
+    # Files, not pipes: a pipe ends when the last process that has it does, and the program may have started some that stay.
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as printed:
+        given.write(told)
+        given.seek(0)
+        await _wait(command, given, printed, timeout_s)
+        return os.pread(printed.fileno(), _OUTPUT_MOST_BYTES + 1, 0)
+
+
+async def _wait(command: Sequence[str], given: IO[bytes], printed: IO[bytes], timeout_s: float) -> None:
     try:
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        process = await asyncio.create_subprocess_exec(*command, stdin=given, stdout=printed)
     except OSError as err:
         message = f"cannot run {command[0]!r}: {err.strerror}"
         raise FailureError(message) from err
     try:
         async with asyncio.timeout(timeout_s):
-            found, _ = await process.communicate(told)
+            await process.wait()
     except TimeoutError as err:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it may just have ended
+            process.kill()
         await process.wait()
         message = f"{command[0]!r} took more than {timeout_s:.0f} s"
         raise FailureError(message) from err
     if process.returncode:
         message = f"{command[0]!r} ended with exit code {process.returncode}"
         raise FailureError(message)
-    return found
 
 
 def _read(output: bytes, name: str) -> Mapping[str, Any]:

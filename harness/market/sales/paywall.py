@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from harness.market.sales.till import PaymentRefusedError, Sold
 if TYPE_CHECKING:
     from mpp.methods.evm.intents import Authorization
 
-__all__ = ["Asked", "Due", "Paid", "Paywall", "Priced", "receipted", "requirements"]
+__all__ = ["Asked", "Due", "Paywall", "Priced", "receipts", "requirements"]
 
 Take = Callable[[Payment], Awaitable[Sold]]
 _CREDENTIALS = ("authorization", "payment-signature")
@@ -72,14 +72,6 @@ class Due:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paid:
-    """What was sold, and the receipts that go into the response's head."""
-
-    sold: Sold
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
 def requirements(
     token: Token, *, pay_to: str, amount_atomic: int, timeout_s: int, extra: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -111,7 +103,7 @@ class Paywall:
             raise FailureError(message) from err
         self._token, self._realm, self._secret = token, realm, secrets.token_hex(32)
 
-    async def gate(self, asked: Asked, priced: Priced, take: Take) -> Due | Paid:
+    async def gate(self, asked: Asked, priced: Priced, take: Take) -> Due | Sold:
         """Ask for what is due, or hand on what was brought.
 
         Args:
@@ -120,7 +112,7 @@ class Paywall:
             take: told a payment whose signature and terms are right. What it raises goes through, but for `PaymentRefusedError`, which asks again.
         """
         from mpp.errors import VerificationFailedError
-        from mpp.server.http import Request, Response
+        from mpp.server.http import Request
         from mpp.server.mpp import Mpp
 
         sold: list[Sold] = []
@@ -138,8 +130,7 @@ class Paywall:
         handler = server.charge(amount=format(amount, "f"), expires_in=timedelta(seconds=max(priced.expires_s, 1)))
         found = await handler(Request(asked.method, asked.url, dict(asked.headers)))
         if found.status == 200 and sold:  # noqa: PLR2004 - OK
-            stamped = found.with_receipt(Response(200))
-            return Paid(sold=sold[0], headers=dict(stamped.headers))
+            return sold[0]
         challenge = found.challenge
         headers = tuple((name, self._more(name, value, priced)) for name, value in challenge.headers.multi_items())
         return Due(status=challenge.status, headers=headers, body=challenge.body or b"")
@@ -211,15 +202,28 @@ class Paywall:
         return encode_payment_required(document)  # type: ignore[arg-type]
 
 
-def receipted(name: str, value: str, receipt: Mapping[str, Any] | None) -> str:
-    """Return a response header with a signed receipt put into it, where x402 has its place for one."""
-    from mpp.x402 import decode_payment_response, encode_payment_response
+def receipts(sold: Sold, signed: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Return the response headers by which a payer's client sees that it paid; the same whenever they are asked for.
 
-    if receipt is None or name.upper() != "PAYMENT-RESPONSE":
-        return value
-    document = dict(decode_payment_response(value))
-    document["extensions"] = {"offer-receipt": {"info": {"receipt": dict(receipt)}}}
-    return encode_payment_response(document)  # type: ignore[arg-type]
+    Args:
+        sold: what the journal says of the sale.
+        signed: a signed receipt, where x402 has its place for one.
+    """
+    from mpp import Receipt
+    from mpp.x402 import encode_payment_response
+
+    if sold.transaction is None:
+        return {}
+    at = datetime.fromisoformat(str(sold.captured_at))
+    receipt = Receipt(status="success", timestamp=at, reference=sold.transaction, method="evm")
+    made = {"Payment-Receipt": receipt.to_payment_receipt()}
+    if sold.protocol == "x402":
+        answer = {"success": True, "transaction": sold.transaction, "network": sold.network}
+        answer["payer"] = checksummed(str(sold.payer))
+        if signed is not None:
+            answer["extensions"] = {"offer-receipt": {"info": {"receipt": dict(signed)}}}
+        made["PAYMENT-RESPONSE"] = encode_payment_response(answer)  # type: ignore[arg-type]
+    return made
 
 
 class _Forgetful:

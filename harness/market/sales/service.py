@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness.errors import FailureError, MisuseError
 from harness.market.listen import listen
 from harness.market.offers.secp256k1 import load_signer
+from harness.market.offers.urls import is_root
 from harness.market.sales.docket import Docket
 from harness.market.sales.facilitator import Facilitator, HttpFacilitator, LocalFacilitator
 from harness.market.sales.journal import Journal
@@ -47,12 +48,12 @@ def token_of(text: str) -> Token:
     """Return a token by its name here, or by CHAIN:ADDRESS:DECIMALS:NAME:VERSION.
 
     Raises:
-        MisuseError: it is neither.
+        MisuseError: it is neither, or such a token cannot be.
     """
     if text in TOKENS:
         return TOKENS[text]
     parts = text.split(":")
-    if len(parts) != _TOKEN_PARTS or not (parts[0].isdigit() and parts[2].isdigit()):
+    if len(parts) != _TOKEN_PARTS or not (parts[0].isdecimal() and parts[2].isdecimal()):
         message = f"token {text!r}; it should be one of {', '.join(TOKENS)}, or CHAIN:ADDRESS:DECIMALS:NAME:VERSION"
         raise MisuseError(message)
     chain, address, decimals, name, version = parts
@@ -104,13 +105,17 @@ def serve(  # noqa: PLR0913 - it mirrors the command
     if not local and url is None:
         message = f"--host {host} lets others in: say by --url under which URL they reach it, for payments are signed for that"
         raise MisuseError(message)
+    if url is not None and not is_root(url):
+        message = f"--url {url!r}; it should be a URL such as https://gpus.example, without a query"
+        raise MisuseError(message)
     if not local and facilitator == _TRIAL:
         message = f"--facilitator {_TRIAL} takes no money: it is for 127.0.0.1 only"
         raise MisuseError(message)
+    asked = _facilitator(facilitator, seller.token)
     with _alone(Path(journal)):
 
         def made(own: str) -> object:
-            return app(counter(folder, key, seller, facilitator, journal, (url or own).rstrip("/"), fulfil), limits)
+            return app(counter(folder, key, seller, asked, journal, (url or own).rstrip("/"), fulfil), limits)
 
         listen(made, host, port, started, head_s=_HEAD_S, idle_s=_IDLE_S, stop_s=_STOP_S, lifespan=True)
 
@@ -157,7 +162,7 @@ def _facilitator(given: str | Facilitator, token: Token) -> Facilitator:
         return given
     if given == _TRIAL:
         return LocalFacilitator(name=token.name, version=token.version)
-    if not given.startswith(("http://", "https://")):
+    if not is_root(given):
         message = f"--facilitator {given!r}; it should be a URL, or {_TRIAL}"
         raise MisuseError(message)
     return HttpFacilitator(given)

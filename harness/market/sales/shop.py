@@ -26,9 +26,9 @@ from harness import codec
 from harness.errors import HarnessError, MisuseError
 from harness.market.offers import envelope as envelopes
 from harness.market.offers import evidence
-from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32
+from harness.market.offers.abi import ZERO_ADDRESS, ZERO_BYTES32, checked
 from harness.market.offers.envelope import Envelope, Evidence
-from harness.market.offers.offer import Offer, OfferTerms, make_offer
+from harness.market.offers.offer import SCALE_MOST, Offer, OfferTerms, make_offer, worth
 from harness.market.offers.secp256k1 import Signer
 from harness.model import Device, Quote, Report
 from harness.scoring.evidence import load
@@ -50,13 +50,25 @@ class UnknownQuoteError(MisuseError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """The token that is paid with; `name` and `version` are those of its EIP-712 domain, which a payer signs."""
+    """The token that is paid with; `name` and `version` are those of its EIP-712 domain, which a payer signs.
+
+    Raises:
+        MisuseError: its address, chain or decimals are none.
+    """
 
     address: str
     chain_id: int
     decimals: int
     name: str
     version: str
+
+    def __post_init__(self) -> None:
+        """Refuse what no chain has."""
+        checked("address", self.address, "the token's address")
+        checked("uint256", self.chain_id, "the token's chain")
+        if not 0 <= self.decimals <= SCALE_MOST:
+            message = f"the token's decimals are {self.decimals}; they should be 0 to {SCALE_MOST}"
+            raise MisuseError(message)
 
     @property
     def network(self) -> str:
@@ -66,7 +78,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seller:
-    """Who sells, for what, and on what terms. An empty `pay_to` stands for the address of the signing key."""
+    """Who sells, for what, and on what terms. An empty `pay_to` stands for the address of the signing key.
+
+    Raises:
+        MisuseError: an address is none, in lower case, or the tolerance or the rate is none.
+    """
 
     token: Token
     pay_to: str = ""
@@ -84,6 +100,14 @@ class Seller:
     escrow: str = ZERO_ADDRESS
     agent_registry: str = ZERO_ADDRESS
     agent_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse now what would fail each sale."""
+        for name in ("evaluator", "escrow", "agent_registry", *(["pay_to"] if self.pay_to else [])):
+            checked("address", getattr(self, name), name)
+        checked("uint256", self.agent_id, "agent_id")
+        evidence.tolerated(self.tolerance)
+        worth(self.usd_per_token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +259,7 @@ class Shop:
             supersedes: the id of the offer that this one replaces.
 
         Raises:
-            UnknownQuoteError: no such device is for sale.
+            UnknownQuoteError: no such device is for sale, or no offer of this shop is remembered that is to be replaced.
             MisuseError: too few or too many seconds, or the evidence is too old.
         """
         shelved = self._of(device)
@@ -243,6 +267,9 @@ class Shop:
         if not least <= seconds <= most:
             message = f"{seconds} seconds were asked for; from {least} to {most} are sold"
             raise MisuseError(message)
+        if supersedes is not None and supersedes not in self._issued:
+            message = f"there is no offer {supersedes} here to replace"
+            raise UnknownQuoteError(message)
         nonce = secrets.randbits(128)
         terms = self._terms(nonce, seconds, head, supersedes)
         offer = make_offer(shelved.quote, terms, gpu_only=not self.seller.any_device)

@@ -31,6 +31,7 @@ __all__ = [
     "Sold",
     "Till",
     "sold_of",
+    "void",
 ]
 
 BUSY = "the facilitator cannot be reached: nothing was claimed, ask again with the same payment"
@@ -74,6 +75,7 @@ class Sold:
     amount_atomic: int | None = None
     asset: str | None = None
     network: str | None = None
+    protocol: str | None = None  # that the payment came by
     transaction: str | None = None  # the capture's id
     captured_at: str | None = None
     delivery: Mapping[str, Any] | None = None
@@ -90,13 +92,13 @@ def sold_of(rows: Sequence[Row]) -> Sold | None:
     paid, captured = at.get("ACCEPTED"), at.get("CAPTURED")
     told: dict[str, Any] = {}
     if paid:
-        told |= {name: paid.body[name] for name in ("payer", "asset", "network")}
+        told |= {name: paid.body[name] for name in ("payer", "asset", "network", "protocol")}
         told["amount_atomic"] = int(paid.body["amount_atomic"])
     if captured:
         told |= {"transaction": captured.body["transaction"], "captured_at": captured.at}
     if "delivered" in notes:
         told["delivery"] = notes["delivered"].body
-    if "undelivered" in notes:
+    elif "undelivered" in notes:
         told["delivery_fault"] = notes["undelivered"].body["why"]
     assert steps[-1].state  # noqa: S101 - chosen so
     return Sold(id=steps[-1].quote_id, state=steps[-1].state, **told)
@@ -141,14 +143,18 @@ class Till:
         if refusal:
             raise PaymentRefusedError(refusal)
         # In a task of its own: a client who hangs up does not stop what has begun to move money.
-        task = asyncio.create_task(self._drive(sale, payment, deliver, key, bound))
+        task = asyncio.create_task(self._drive(sale, payment, deliver, key, bound), name=sale.id)
         self._open.add(task)
         task.add_done_callback(self._open.discard)
         return await asyncio.shield(task)
 
+    def busy(self, sale_id: str) -> bool:
+        """Tell whether a sale is being driven here: ask before its rows are read, which it may add to."""
+        return any(task.get_name() == sale_id for task in self._open)
+
     async def _drive(self, sale: Sale, payment: Payment, deliver: Deliver, key: str | None, bound: str) -> Sold:
         self.at("claim")
-        fresh = [name for name in sale.documents if not await asyncio.to_thread(self.journal.rows, name)]
+        fresh = [name for name in sale.documents if not await asyncio.to_thread(self.journal.document, name)]
         kept = (Entry(quote_id=name, note="document", body={"text": sale.documents[name].decode()}) for name in fresh)
         await self._write(*kept, *_claim(sale, payment, key, bound))
         self.at("authorize")
@@ -161,10 +167,12 @@ class Till:
             body = {"transaction": transaction, "amount_atomic": str(sale.amount_atomic)}
             await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="CAPTURED", body=body))
             await self._deliver(sale, deliver)
-        except OutcomeUnknownError:
+        except (OutcomeUnknownError, SettlementRefusedError):
             raise
-        except FailureError as err:
-            # The disk is full, say: what is on it says AUTHORIZED or CAPTURED, and stays.
+        except HarnessError as err:
+            # The disk is full, say, or what the facilitator answered cannot be kept. What is on the disk says CAPTURED, and stays, or AUTHORIZED.
+            with contextlib.suppress(HarnessError):
+                await self._unknown(sale, err)
             message = f"the payment for {sale.id} may have settled, and what came of it was not written down: {err}"
             raise OutcomeUnknownError(message) from err
         self.at("answer")
@@ -175,23 +183,20 @@ class Till:
         try:
             async with asyncio.timeout(self.settle_s):
                 settled = await self.facilitator.settle(payment)
+            if settled.transaction is None and settled.refusal is None:
+                message = "the facilitator gave neither a transaction nor a reason against one"
+                raise NoAnswerError(message)  # noqa: TRY301 - as if it had not answered
         except BaseException as err:  # whatever it was, the order may have gone out
-            why = f"{type(err).__name__}: {err}"[:300]
-            await self._write(
-                Entry(quote_id=sale.id, expected="AUTHORIZED", state="OUTCOME_UNKNOWN", body={"why": why})
-            )
+            await self._unknown(sale, err)
             if not isinstance(err, Exception):
                 raise
             message = f"nobody can say whether the payment for {sale.id} settled ({type(err).__name__}); it is not asked for again"
             raise OutcomeUnknownError(message) from err
         self.at("settled")
         if settled.transaction is None:
-            why = settled.refusal or "refused"
+            why = _kept(settled.refusal or "refused")
             await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="VOIDED", body={"why": why}))
-            message = (
-                f"the payment failed when it was settled ({why}); nothing moved, and {sale.id} is void: ask for another"
-            )
-            raise SettlementRefusedError(message)
+            raise void(sale.id, why)
         return settled.transaction
 
     async def _deliver(self, sale: Sale, deliver: Deliver) -> None:
@@ -203,7 +208,11 @@ class Till:
             await self._write(Entry(quote_id=sale.id, note="delivered", body=dict(found)))
         except Exception as err:  # noqa: BLE001 - the seller's own code, and money was taken
             why = str(err) if isinstance(err, HarnessError) else f"{type(err).__name__}: {err}"
-            await self._write(Entry(quote_id=sale.id, note="undelivered", body={"why": why[:300]}))
+            await self._write(Entry(quote_id=sale.id, note="undelivered", body={"why": _kept(why)}))
+
+    async def _unknown(self, sale: Sale, err: BaseException) -> None:
+        why = _kept(f"{type(err).__name__}: {err}")
+        await self._write(Entry(quote_id=sale.id, expected="AUTHORIZED", state="OUTCOME_UNKNOWN", body={"why": why}))
 
     async def _write(self, *entries: Entry) -> None:
         await asyncio.to_thread(self.journal.append, *entries)
@@ -219,6 +228,17 @@ class Till:
             with contextlib.suppress(HarnessError):
                 await task
         await self.facilitator.close()
+
+
+def void(sale_id: str, why: str) -> SettlementRefusedError:
+    """Return the error of a sale that became VOIDED, for a reason."""
+    message = f"the payment failed when it was settled ({why}); nothing moved, and {sale_id} is void: ask for another"
+    return SettlementRefusedError(message)
+
+
+def _kept(text: str) -> str:
+    """Return as much of a stranger's words as the journal takes: a row must not fail for what an error says."""
+    return text[:300].encode(errors="replace").decode()
 
 
 def _claim(sale: Sale, payment: Payment, key: str | None, bound: str) -> Sequence[Entry]:

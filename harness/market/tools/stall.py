@@ -1,7 +1,7 @@
 """A market as an agent meets it: asked over HTTP, and believed in nothing that can be checked here.
 
 Promised: a benchmark that is handed on was verified, and its price recomputed; an offer checks, and is for so many seconds; nothing is paid and no
-key is read. A market is another's machine: no redirect of it is followed, and no more is read than such an answer may hold.
+key is read. A market is another's machine: no redirect of it is followed, no more is read than such an answer may hold, nor for longer than 20 s (a report: 120 s), however it drips.
 Not promised: that the market tells all it knows, that an offer is of the device that was named (its commitment is opened in a dispute), or delivery.
 """
 
@@ -9,26 +9,76 @@ from __future__ import annotations
 
 import base64
 import binascii
+import http.client
+import io
 import json
+import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from email.message import Message
 from typing import IO, Any, Literal
-from urllib.parse import urlsplit
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.market.offers.abi import checked
+from harness.market.offers.urls import is_root
 from harness.market.tools.agents import Benchmark, Dispute, ForSale, Offered, OnSale, Proven, verify_quote
 from harness.strangers import loads
 
 __all__ = ["Stall"]
 
-_ANSWER_S = 20.0
-_ANSWER_MOST_BYTES = 1 << 20
-_DOCUMENT_MOST_BYTES = 64 << 20  # a report
+_OF_ANSWERS = 20.0, 1 << 20  # seconds to connect, and then for the whole; bytes
+_OF_DOCUMENTS = 120.0, 64 << 20  # a report
 _PAYMENT_DUE = 402
+
+
+class _Timed(io.RawIOBase):
+    """What a connection says until its time-out is over, once for all of it and not anew for each piece."""
+
+    def __init__(self, inner: io.RawIOBase, connection: socket.socket) -> None:
+        self._inner, self._connection = inner, connection
+        self._until_s = time.monotonic() + (connection.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int | None:
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            message = "it takes too long"
+            raise TimeoutError(message)
+        self._connection.settimeout(left_s)
+        return self._inner.readinto(into)
+
+    def close(self) -> None:
+        self._inner.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Timed(self.fp.detach(), sock))
+
+
+class _Http(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _Https(http.client.HTTPSConnection):
+    response_class = _Response
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Http, req)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Https, req)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -66,13 +116,12 @@ class Stall:
 
     url: str
     _opener: urllib.request.OpenerDirector = field(
-        default_factory=lambda: urllib.request.build_opener(_NoRedirects), repr=False
+        default_factory=lambda: urllib.request.build_opener(_NoRedirects, _HttpHandler, _HttpsHandler), repr=False
     )
 
     def __post_init__(self) -> None:
         """Refuse what is no market's address."""
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+        if not is_root(self.url):
             message = f"{self.url!r} is not a market's URL, such as https://gpus.example"
             raise MisuseError(message)
 
@@ -82,12 +131,12 @@ class Stall:
         Raises:
             FailureError: it cannot be reached, or answers in no known form.
         """
-        found = self._get("/v1/devices")
+        found = self._devices()
         names = ("provider", "network", "asset", "seconds_least", "seconds_most")
         try:
             devices = tuple(_on_sale(one) for one in found["devices"])
             return ForSale(market=self.url, **{name: found[name] for name in names}, devices=devices)
-        except (KeyError, TypeError, AttributeError) as err:
+        except KeyError as err:
             message = f"{self.url}/v1/devices answered without {err}"
             raise FailureError(message) from err
 
@@ -104,7 +153,7 @@ class Stall:
         from harness.scoring.evidence import load
         from harness.scoring.recompute import recompute
 
-        one = next((one for one in self._get("/v1/devices").get("devices", ()) if one.get("device") == device), None)
+        one = next((one for one in self._devices()["devices"] if one.get("device") == device), None)
         if one is None:
             message = f"{self.url} sells no device {device!r}: see list_devices"
             raise MisuseError(message)
@@ -179,6 +228,14 @@ class Stall:
         known = {name: found.get(name) for name in ("dispute_id", "seed", "deadline_s", "verdict")}
         return Dispute(state=str(found.get("state")), **known)
 
+    def _devices(self) -> dict[str, Any]:
+        found = self._get("/v1/devices")
+        listed = found.get("devices")
+        if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+            message = f"{self.url}/v1/devices answered without a list of devices"
+            raise FailureError(message)
+        return found
+
     # --- by HTTP ----------------------------------------------------------------------------------------------------
 
     def _get(self, path: str) -> dict[str, Any]:
@@ -188,7 +245,7 @@ class Stall:
         if not isinstance(digest, str) or not digest.isalnum():
             message = f"{self.url} names a document {digest!r}, which is no digest"
             raise FailureError(message)
-        return self._ask("GET", f"/v1/evidence/{digest}", most_bytes=_DOCUMENT_MOST_BYTES).body
+        return self._ask("GET", f"/v1/evidence/{digest}", limits=_OF_DOCUMENTS).body
 
     def _post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> _Answer:
         return self._ask(
@@ -201,19 +258,20 @@ class Stall:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        most_bytes: int = _ANSWER_MOST_BYTES,
+        limits: tuple[float, int] | None = None,
     ) -> _Answer:
+        timeout_s, most_bytes = limits or _OF_ANSWERS
         url = self.url.rstrip("/") + path
         request = urllib.request.Request(url, data=body, headers=dict(headers or {}), method=method)  # noqa: S310 - the scheme was looked at
         try:
             try:
-                response = self._opener.open(request, timeout=_ANSWER_S)
+                response = self._opener.open(request, timeout=timeout_s)
             except urllib.error.HTTPError as err:
                 response = err
             with response:
                 data = response.read(most_bytes + 1)
                 answer = _Answer(status=response.status or 0, headers=response.headers, body=data)
-        except (OSError, ValueError) as err:
+        except (OSError, ValueError, http.client.HTTPException) as err:
             message = f"{url} does not answer: {getattr(err, 'reason', None) or err}"
             raise FailureError(message) from err
         if len(data) > most_bytes:
@@ -250,7 +308,10 @@ def _requirements(answer: _Answer) -> dict[str, Any]:
 def _rates(report: Any, device: str) -> tuple[Proven, ...]:
     from harness.scoring.capability import capability
 
-    seen = next(one for one in capability(report) if one.device_uuid == device)
+    seen = next((one for one in capability(report) if one.device_uuid == device), None)
+    if seen is None:
+        what = f"the report has nothing of the device {device!r}, which it is named for"
+        raise ForgeryError(what)
     return tuple(
         Proven(
             work_class=rate.work_class,
