@@ -97,7 +97,8 @@ async def dispute(folder: Path) -> None:
     till = Till(Journal(folder / "j.db"), LocalFacilitator(name=TOKEN.name, version=TOKEN.version))
 
     async def lost(_: Sale, __: Sold) -> Mapping[str, Any]:
-        return pull() or {}
+        pull()
+        return {}
 
     async def given(_: Sale, __: Sold) -> Mapping[str, Any]:
         return {"ok": True}

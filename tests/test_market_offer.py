@@ -398,7 +398,7 @@ def test_an_honest_offer_follows_from_its_quote_or_is_said_not_to_be_comparable(
 ) -> None:
     own = offered(**{name: Decimal(text) for name, text in added.items()})
     known = {name: Decimal(text) for name, text in given.items()}
-    assert check_quote(own, quoted(), **known) == left  # type: ignore[arg-type]
+    assert check_quote(own, quoted(), **known) == left
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_an_offer_of_other_terms_than_the_seller_says_is_refused(
 ) -> None:
     own = offered(**{name: Decimal(text) for name, text in added.items()})
     with pytest.raises(ForgeryError, match=where):
-        check_quote(own, quoted(), **{name: Decimal(text) for name, text in given.items()})  # type: ignore[arg-type]
+        check_quote(own, quoted(), **{name: Decimal(text) for name, text in given.items()})
 
 
 def test_an_offer_of_another_price_than_its_own_inputs_give_is_refused() -> None:
