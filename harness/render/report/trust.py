@@ -50,7 +50,9 @@ def _of_rows(report: Report) -> SealView:
         tone="fair",
         headline=_ROWS,
         proven=("no row was changed since it was written with its digest",),
-        not_proven=("that these are all outcomes of the report, and who made it: `harness verify` tells of the report's own file",),
+        not_proven=(
+            "that these are all outcomes of the report, and who made it: `harness verify` tells of the report's own file",
+        ),
         facts=(
             Fact("report", report.seal.digest),
             Fact("sealed", tame(report.sealed_at)),
