@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from harness.measure.rounds import Effort
 from harness.measure.runner import measure, measure_together
 from harness.model import Job, Outcome, TelemetrySample
 
+GB = 10**9
 BRIEF = Effort(
     warmup_s=0.01, budget_s=0.3, samples=3, rounds_min=3, rounds_max=3, half_width_fraction=10, drift_fraction=10
 )
@@ -198,6 +200,43 @@ def test_a_job_for_which_memory_ran_out_in_company_has_its_turn_alone(
     jobs = [JOB, replace(JOB, benchmark="hungry", params={})]
     outcomes = list(measure_together(jobs, cpu, SilentSensors(), BRIEF))
     assert [o.measurement.job.benchmark for o in outcomes if o.measurement] == ["launch", "hungry"]
+
+
+@pytest.mark.parametrize("order", ["abcd", "acbd"])
+def test_who_has_its_turn_alone_has_all_the_memory(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+    class Small(CpuDevice):
+        def free_bytes(self) -> int:
+            return 10 * GB - sum(each.size_bytes for each in held)
+
+    def holding(name: str, size_bytes: int) -> registry.Benchmark:
+        def body(backend: CpuDevice, seed: int) -> registry.Case:
+            """Hold memory, by an object that refers to itself."""
+            registry.require_memory(backend, size_bytes)
+            mine = Held(size_bytes)
+            held.add(mine)
+            return registry.Case(run=mine.run, work=registry.Work(flops=1), check=lambda _: True)
+
+        body.__name__ = name
+        return registry.benchmark(version=1)(body).__harness_benchmark__  # type: ignore[attr-defined,no-any-return]
+
+    sizes_gb = {"a": 2, "b": 4, "c": 8, "d": 7}  # c and d have no room beside a and b, nor beside each other
+    known = {name: holding(name, size * GB) for name, size in sizes_gb.items()}
+    monkeypatch.setattr(registry, "benchmarks", lambda: known)
+    jobs = [replace(JOB, benchmark=name, params={}) for name in order]
+    outcomes = list(measure_together(jobs, Small(cpu.device), SilentSensors(), BRIEF))
+    assert sorted(o.measurement.job.benchmark for o in outcomes if o.measurement) == ["a", "b", "c", "d"]
+
+
+class Held:
+    """So many bytes of a device, as long as it lives."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes, self.itself = size_bytes, self
+
+    def run(self) -> object:
+        return zeros()
 
 
 def judged_by(monkeypatch: pytest.MonkeyPatch, check: Callable[[object], bool]) -> Job:
