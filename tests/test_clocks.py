@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +142,32 @@ def test_a_round_has_a_look_at_the_sensors_at_both_of_its_ends(cpu: CpuDevice) -
     assert len(told) == 2
     assert told[0].at_s == taken.at_s
     assert told[1].at_s - told[0].at_s >= sum(taken.times_s) * taken.batch
+
+
+def test_of_what_the_sensors_said_a_report_keeps_the_ends_each_cause_and_an_even_choice(cpu: CpuDevice) -> None:
+    begun: list[float] = []
+
+    def story(at_s: float) -> TelemetrySample:
+        seen = ("sw_power_cap",) if begun and 0.04 < at_s - begun[0] < 0.12 else ()
+        return TelemetrySample(at_s=at_s, power_w=at_s, throttle_reasons=seen)
+
+    def run() -> None:
+        time.sleep(0.002)
+
+    with Sampler(FakeSensors(story), period_s=1e-3) as sampler:
+        waiting = registry.Case(run=run, work=registry.Work(items=1, item="x"), check=lambda _: True)
+        clockwork = Clockwork(waiting, cpu, sampler)
+        clockwork.warm_up(BRIEF)
+        effort = replace(BRIEF, budget_s=1.0, samples=70)
+        begun.append(sampler.at_s())
+        rounds = [clockwork.round(effort) for _ in range(3)]
+    judged, told = clockwork.telemetry(rounds), clockwork.told()
+    assert len(judged) > 60
+    assert len(told) <= 32 + 2  # the first of all, and the first that names the cause
+    assert {span[i].at_s for span in clockwork.spans(rounds) for i in (0, -1)} <= {s.at_s for s in told}
+    assert next(s for s in judged if s.throttle_reasons) in told
+    mean_w = [fmean(s.power_w or 0.0 for s in samples[1:]) for samples in (judged, told)]
+    assert mean_w[0] == pytest.approx(mean_w[1], rel=0.1)
 
 
 def test_a_counter_that_grew_during_a_short_round_discards_it(cpu: CpuDevice) -> None:

@@ -18,14 +18,14 @@ import re
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from harness import codec
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.measure.runner import now
-from harness.model import Job, Outcome, Report
+from harness.model import Failed, Job, Outcome, Report
 from harness.proof import log as logs
 from harness.proof.seal import assemble, seal
 from harness.proof.signing import Key
@@ -36,6 +36,7 @@ __all__ = ["Journal", "prepare_folder", "reopen"]
 _FINISHED = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}\.json")
 _SEAL_EVERY = 20  # the report is written when the log has a twentieth of its outcomes
 _SEAL_BYTES = len('"",') + 64  # that an outcome takes in the seal, beside its own
+_FULL = "the report is as large as one may be: measure fewer points in one run"
 _GROWING = re.compile(r"\d{8}T\d{6}Z-.+-partial\d*\.json")
 
 
@@ -70,7 +71,8 @@ class Journal:
         self._bytes: list[bytes] = []
         self._digests: list[str] = []
         self._sealed = 0  # outcomes that the file holds
-        self._size = self._values = 0  # of the file with the outcomes that are not in it yet
+        self._size = _Size()  # of the file with the outcomes that are not in it yet
+        self._promised = sum(map(_least, self._plan), _Size())
         self._chain = logs.start(head, self._plan)
         stamp = re.sub(r"[-:]", "", head.created_at)
         self.path = path or _unused(folder, f"{stamp}-{_slug(head.node.name)}-partial")
@@ -94,19 +96,26 @@ class Journal:
         """Return the planned jobs that have no outcome yet."""
         return tuple(self._pending.values())
 
-    def append(self, outcome: Outcome) -> None:
-        """Add an outcome; once this returns it is on disk.
+    def append(self, outcome: Outcome) -> Outcome:
+        """Add an outcome, and return it as it stands: a failure where the report has no room for more. Once this returns it is on disk.
 
         Raises:
             FailureError: it cannot be written, it is no outcome of a planned job, or not the first one.
         """
+        job = self._planned(outcome)
         data = codec.encode(outcome)
-        self._check(outcome, data)
+        if not self._has_room(job, _Size.of(data)):
+            outcome = _without_room(job, outcome)
+            data = codec.encode(outcome)
+            if not (self._size + _Size.of(data)).within(_most()):
+                msg = f"cannot write to {str(self.path)!r}: {_FULL}"
+                raise FailureError(msg)
         self._log.append(logs.line(self._chain, data, self._key))
         self._add(outcome, data)
         unsealed = len(self._outcomes) - self._sealed
         if unsealed * _SEAL_EVERY >= len(self._outcomes):
             self._save()
+        return outcome
 
     def finish(self) -> Path:
         """Seal what there is, and give a complete report the name it keeps."""
@@ -134,7 +143,7 @@ class Journal:
             finally:
                 self._log.release()
 
-    def _check(self, outcome: Outcome, data: bytes) -> None:
+    def _planned(self, outcome: Outcome) -> Job:
         job = job_of(outcome)
         if job is None or codec.digest(job) not in self._pending:
             told = (
@@ -142,9 +151,13 @@ class Journal:
             )
             msg = f"the report {str(self.path)!r} does not take an outcome {told}"
             raise FailureError(msg)
-        if self._size + len(data) > codec.MAX_BYTES or self._values + _values(data) >= codec.MAX_VALUES:
-            msg = f"the report {str(self.path)!r} is as large as one may be: measure fewer points in one run"
-            raise FailureError(msg)
+        return job
+
+    def _has_room(self, job: Job, size: _Size) -> bool:
+        """Tell whether an outcome fits beside a failure for each other job that has none yet."""
+        own = _least(codec.encode(job))
+        beside = _Size() if size.within(own) else self._promised - own
+        return (self._size + size + beside).within(_most())
 
     def _add(self, outcome: Outcome, data: bytes) -> None:
         digest = codec.digest(data)
@@ -152,9 +165,10 @@ class Journal:
         self._bytes.append(data)
         self._digests.append(digest)
         self._chain = logs.follow(self._chain, digest)
-        self._size += len(data) + _SEAL_BYTES
-        self._values += _values(data) + 2
-        self._pending.pop(codec.digest(job_of(outcome)), None)
+        self._size += _Size.of(data)
+        job = codec.encode(job_of(outcome))
+        if self._pending.pop(codec.digest(job), None):
+            self._promised -= _least(job)
 
     def _catch_up(self) -> None:
         if self._sealed < len(self._outcomes):
@@ -165,13 +179,55 @@ class Journal:
         self._head = seal(replace(self._head, sealed_at=now()), self._digests, self._key, self._plan)
         data = assemble(self._head, self._bytes, self._plan)
         _write(self.path, data)
-        self._size, self._values, self._sealed = len(data), _values(data), len(self._outcomes)
+        self._size, self._sealed = _Size(len(data), _values(data)), len(self._outcomes)
         self._log.clear()
 
 
 def _values(data: bytes) -> int:
     """Count a document's values as its decoder does."""
     return data.count(b",") + data.count(b"\\")
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How much a part of a report takes of what a whole one may."""
+
+    length_bytes: int = 0
+    value_count: int = 0
+
+    @classmethod
+    def of(cls, outcome: bytes) -> Self:
+        """Return what an outcome takes, with its digest in the seal."""
+        return cls(len(outcome) + _SEAL_BYTES, _values(outcome) + 2)
+
+    def __add__(self, other: _Size) -> _Size:
+        return _Size(self.length_bytes + other.length_bytes, self.value_count + other.value_count)
+
+    def __sub__(self, other: _Size) -> _Size:
+        return _Size(self.length_bytes - other.length_bytes, self.value_count - other.value_count)
+
+    def within(self, other: _Size) -> bool:
+        """Tell whether it takes no more than another."""
+        return self.length_bytes <= other.length_bytes and self.value_count <= other.value_count
+
+
+_FAILURE = _Size(300, 8)  # what the outcome that says so takes beside its job; a test counts it
+
+
+def _most() -> _Size:
+    return _Size(codec.MAX_BYTES, codec.MAX_VALUES - 1)
+
+
+def _least(job: bytes) -> _Size:
+    """Return what the outcome of a job takes at least, given the job's bytes: the failure for which there is always room."""
+    return _Size.of(job) + _FAILURE
+
+
+def _without_room(job: Job, outcome: Outcome) -> Outcome:
+    made = outcome.measurement or outcome.failed
+    started_at, elapsed_s = (made.started_at, made.elapsed_s) if made else (now(), 0.0)
+    failed = Failed(job=job, started_at=started_at, elapsed_s=elapsed_s, outcome="failed", reason=_FULL)
+    return Outcome(failed=failed, attempts=outcome.attempts)
 
 
 class _Log:

@@ -278,8 +278,7 @@ def _carry_out(
             held.callback(tries.close)
         carried_out = run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders)
         for errand, outcome in held.enter_context(closing(carried_out)):
-            books[errand.run][0].append(outcome)
-            follower.ended(outcome)
+            follower.ended(books[errand.run][0].append(outcome))
         for journal, tries in books.values():
             journal.finish()
             tries.close(complete=not journal.pending())
