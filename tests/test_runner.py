@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import registry
+from harness import codec, registry
+from harness.cluster import task
 from harness.device.cpu import CpuDevice
 from harness.device.sampler import FakeSensors, SilentSensors
 from harness.measure.rounds import Effort
@@ -181,6 +182,32 @@ def test_a_device_that_never_cools_gives_a_throttled_result_and_no_empty_table(c
     assert all(r.discarded for r in measured.rounds)
     assert len(measured.rounds) == 3  # the first, and two tries more
     assert 0 < measured.interval.low_s <= measured.time_s <= measured.interval.high_s
+
+
+def test_one_good_round_and_then_only_throttled_ones_is_a_throttled_result_that_can_be_told(cpu: CpuDevice) -> None:
+    def story(at_s: float) -> TelemetrySample:
+        return sample(at_s=at_s, throttle_reasons=("hw_thermal",) if at_s > 0.3 else ())
+
+    effort = replace(BRIEF, warmup_max_s=0.01, rounds_min=4, rounds_max=6, budget_s=10.0, sweep_s=0.4, cool_max_s=0.0)
+    outcome = run(cpu, FakeSensors(story), effort=effort)
+    measured = outcome.measurement
+    assert measured is not None
+    assert [bool(r.discarded) for r in measured.rounds] == [False, True, True, True]
+    assert measured.state == "throttled"
+    assert measured.interval.high_s > max(min(r.times_s) for r in measured.rounds)
+    assert codec.decode(codec.encode(outcome), Outcome) == outcome
+
+
+def test_what_no_report_can_hold_is_a_failure_and_no_crash(monkeypatch: pytest.MonkeyPatch, cpu: CpuDevice) -> None:
+    good = run(cpu, SilentSensors())
+    assert good.measurement
+    odd = replace(good.measurement, clock_mhz=float("inf"))
+    monkeypatch.setattr(task, "measure_together", lambda *_, **__: iter([Outcome(measurement=odd), good]))
+    asked = task.Task(kind="measure", jobs=(JOB, JOB), device=cpu.device, effort=BRIEF)
+    first, second = (codec.decode(line[:-1], Outcome) for line in task.perform(codec.encode(asked)))
+    assert first.failed
+    assert "clock_mhz" in first.failed.reason
+    assert second == good
 
 
 def test_a_job_for_which_memory_ran_out_in_company_has_its_turn_alone(

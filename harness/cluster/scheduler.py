@@ -215,7 +215,7 @@ class Scheduler:
 
     def _lose(self, station: Station, reason: str, how: AttemptEnd = "lost") -> None:
         """End what a device does, and wait until it is seen again."""
-        self._out.append(Release(station.lane.key))
+        self._out.append(Release(station.lane.key, lost=True))
         flight, station.flight = station.flight, None
         if station.lost_until is None:
             station.lost_until = self._now + self._patience.rejoin_s

@@ -26,7 +26,7 @@ from harness.errors import FailureError, ForgeryError
 from harness.measure.energy import idle_power_w
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure_together
-from harness.model import Device, Environment, Job, Node, Outcome, Preflight, TelemetrySample
+from harness.model import Device, Environment, Failed, Job, Node, Outcome, Preflight, TelemetrySample
 from harness.proof.verify import job_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,21 @@ def perform(request: bytes) -> Iterator[bytes]:
         teller = board.teller(task.live)
         for outcome in measure_together(task.jobs, backend, sensors, task.effort, idle_w=task.idle_w, teller=teller):
             teller.done_count += 1
-            yield codec.encode(outcome) + b"\n"  # canonical JSON has no line breaks of its own
+            yield _spelled(outcome) + b"\n"  # canonical JSON has no line breaks of its own
+
+
+def _spelled(outcome: Outcome) -> bytes:
+    """Return the bytes of an outcome, or of a failure where it holds what no report can: the other jobs' outcomes must not end with it."""
+    try:
+        return codec.encode(outcome)
+    except FailureError as err:
+        made = outcome.measurement or outcome.failed
+        if made is None:
+            raise
+        told = Failed(
+            job=made.job, started_at=made.started_at, elapsed_s=made.elapsed_s, outcome="failed", reason=str(err)
+        )
+        return codec.encode(Outcome(failed=told))
 
 
 def answered(data: bytes, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
