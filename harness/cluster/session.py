@@ -232,12 +232,17 @@ def _one_preset(journals: Sequence[Journal]) -> str:
 
 
 def _rest(journal: Journal, found: Sequence[Inventory]) -> Errand:
-    """Return the jobs that a report still lacks, on the node that has its devices."""
+    """Return the jobs that a report still lacks, on the node that has its devices; of several that claim to have them, on its own."""
     jobs = journal.pending()
     needed = {job.device_uuid for job in jobs}
-    for inventory in found:
-        if needed <= {d.uuid for d in inventory.devices if d.unusable_reason is None}:
-            return Errand(inventory=inventory, jobs=jobs)
+    fit = [i for i in found if needed <= {d.uuid for d in i.devices if d.unusable_reason is None}]
+    own = [i for i in fit if i.node == journal.report.node] if len(fit) > 1 else fit
+    if own:
+        return Errand(inventory=own[0], jobs=jobs)
+    if fit:
+        nodes = ", ".join(i.node.name for i in fit)
+        msg = f"cannot resume {str(journal.path)!r}: nodes {nodes} say that they are the same machine, and none is {journal.report.node.name}"
+        raise MisuseError(msg)
     names = ", ".join(d.name for d in journal.report.devices if d.uuid in needed)
     msg = f"cannot resume {str(journal.path)!r} here: it was measured on {names}, which this machine does not have"
     raise MisuseError(msg)
