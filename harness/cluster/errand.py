@@ -22,6 +22,9 @@ __all__ = ["Desk", "Errand", "Orders", "desks"]
 _ONE_GPU = (
     "it takes the other GPUs of its node too, and a lease through Ray holds one: run it on that node without --ray"
 )
+_IN_EACH_OTHERS_WAY = (
+    "it takes the other GPUs of its node too, and they would all begin it at the same moment: run it without --together"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,4 +144,6 @@ def desks(errands: Sequence[Errand], orders: Orders, *, width: int | None) -> di
 
 
 def _refusal(errand: Errand, orders: Orders, job: Job) -> str | None:
-    return errand.refusal(job, orders)
+    """Return why not to measure a job on its own machine."""
+    contested = orders.together and any(other.device_uuid in errand.peers(job) for other in errand.jobs)
+    return errand.refusal(job, orders) or (_IN_EACH_OTHERS_WAY if contested else None)
