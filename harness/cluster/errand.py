@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,9 @@ class Orders:
     patience: Patience = field(default_factory=Patience)
     lease: Callable[[Sequence[DeviceKind]], Lease] = Lease
     live: Path | None = None  # the folder to pin each moment in, where it is of the same machine as the devices
+    saving: Callable[[], AbstractContextManager[None]] = (
+        nullcontext  # held while whoever carries them out hands outcomes on
+    )
     glanced: Callable[[str, Moment], None] | None = None  # hears now and then what a device elsewhere does, by its UUID
 
 

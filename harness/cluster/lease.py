@@ -151,14 +151,22 @@ class Lease:
         )
         deadline = deadline_s(order.effort, order.device, order.jobs)
         started_at = now()
+        cut: KeyboardInterrupt | None = None
         try:
             reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))
         except Interrupted as err:
-            known = _known(order, err.result, started_at)
-            if not known.outcomes:
+            reply, cut = _known(order, err.result, started_at), err
+            if not reply.outcomes:
                 raise
-            raise CutShort(self._judged(order, before, known)) from err
-        return self._judged(order, before, reply)
+        try:
+            judged = self._judged(order, before, reply)
+        except KeyboardInterrupt as err:
+            if cut is not None:
+                raise  # the second one does not wait
+            cut, judged = err, self._judged(order, before, reply)
+        if cut is not None:
+            raise CutShort(judged) from cut
+        return judged
 
     def _judged(self, order: Order, before: Look, reply: Reply) -> Reply:
         """Return a reply with what a look at the device says of it: whether it is there, and who else computed on it."""

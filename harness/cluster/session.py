@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from harness import codec
 from harness.cluster.errand import Errand, Orders
 from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
+from harness.cluster.interrupts import held_off
 from harness.cluster.journal import Journal, prepare_folder, reopen
 from harness.cluster.local import inspect_here, run_here
 from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
@@ -271,6 +272,7 @@ def _carry_out(
         force=ways.force,
         together=ways.together,
         live=ways.live,
+        saving=held_off,
         glanced=follower.glanced if cluster and isinstance(follower, Watcher) else None,
     )
     errands = [
