@@ -1,4 +1,4 @@
-"""How leases through Ray end, on a Ray made up of a few dictionaries: no lease outlives the next one, nor takes it along."""
+"""How leases through Ray end, on a Ray made up of a few dictionaries: no lease outlives the next one, nor takes it along, nor ends too soon."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from harness.cluster.scheduler import Scheduler
 from harness.cluster.signals import Event
 from harness.cluster.spool import Reply
 from harness.cluster.task import Inventory
+from harness.errors import FailureError
 from harness.model import Device, Job, Node, Outcome, Skipped
 
 GPU = Device(uuid="GPU-1", name="x", kind="cuda", selector="cuda:0", sensors={})
@@ -39,6 +40,7 @@ class FakeRay:
         self.asked: list[str] = []  # `actor.method`, each with a mark of its own
         self.answers: dict[str, bytes | Exception] = {}
         self.killed: list[str] = []
+        self.waited_s = 0.0
         self._actors = 0
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -54,7 +56,7 @@ class FakeRay:
     def _actor(self) -> SimpleNamespace:
         self._actors += 1
         name = f"actor{self._actors}"
-        methods = ("collect", "measure", "ping", "acknowledge")
+        methods = ("inspect", "collect", "measure", "ping", "acknowledge")
         calls = {method: SimpleNamespace(remote=lambda *_, m=method: self._ask(f"{name}.{m}")) for method in methods}
         return SimpleNamespace(name=name, **calls)
 
@@ -65,8 +67,9 @@ class FakeRay:
     def wait(self, refs: Sequence[str], **_: object) -> tuple[list[str], list[str]]:
         return [ref for ref in refs if ref in self.answers], [ref for ref in refs if ref not in self.answers]
 
-    def get(self, ref: str, **_: object) -> bytes:
-        answer = self.answers[ref]
+    def get(self, ref: str, timeout: float) -> bytes:
+        self.waited_s = timeout
+        answer = self.answers.get(ref, FakeRayError())
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -153,3 +156,11 @@ def test_a_lease_that_does_not_answer_a_goodbye_ends_with_the_run(stage: Stage) 
         stage.answer()
     stage.hand.close()
     assert stage.ray.killed == ["actor1"]
+
+
+def test_a_node_is_given_as_long_to_look_around_as_it_was_told_to_watch() -> None:
+    ray = FakeRay()
+    with pytest.raises(FailureError, match="did not say what it has"):
+        fanout.inspect_on_ray(ray, 1000.0)
+    assert ray.waited_s > 2000
+    assert ray.killed == ["actor1"]

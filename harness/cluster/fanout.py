@@ -42,7 +42,7 @@ from harness.model import DeviceKind, Outcome
 
 __all__ = ["connect", "inspect_on_ray", "run_on_ray", "survey"]
 
-_INSPECT_S = 120.0  # to start an actor and have it look around
+_INSPECT_S = 120.0  # to start an actor and have it look around, besides watching: the GPUs at rest, and then the CPU
 _GET_S = 15.0  # for a reply that Ray says is there
 _CENSUS_S = 1.0
 _FAREWELL_S = 2.0
@@ -72,7 +72,7 @@ def survey(
 ) -> dict[str, Inventory | FailureError]:
     """Return for the place of each live node of a Ray cluster what it has, or why it did not say."""
     scouts = {node["NodeID"]: _actor(ray, node["NodeID"], (), lease) for node in _live(ray)}
-    deadline = time.monotonic() + _INSPECT_S  # for all together
+    deadline = time.monotonic() + _INSPECT_S + 2 * idle_s  # for all together
     try:
         asked = {place: scout.inspect.remote(idle_s) for place, scout in scouts.items()}
         return {place: _inventory(ray, place, ref, deadline - time.monotonic()) for place, ref in asked.items()}

@@ -7,7 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -152,8 +152,9 @@ def _sensors(device: Device) -> Sensors:
 def _inspect(idle_s: float) -> Inventory:
     """Look at the devices: first at rest and from outside, then opened."""
     environment = _environment()
-    watched = {device.uuid: watch(device, idle_s) for device in nvml_devices() if device.unusable_reason is None}
+    watched = watch([device for device in nvml_devices() if device.unusable_reason is None], idle_s)
     devices = identity.devices()
+    watched |= watch([device for device in devices if device.kind == "cpu"], idle_s)
     return Inventory(
         node=Node(name=socket.gethostname()),
         environment=environment,
@@ -175,8 +176,6 @@ def _look(device: Device) -> Look:
 
 def _preflight(device: Device, seen: Watched | None, environment: Environment, idle_s: float) -> Preflight:
     """Put together what speaks against measuring a device; the node's own troubles are told once, with its CPU."""
-    if device.kind == "cpu":
-        seen = watch(device, idle_s)
     samples, processes = (seen.samples, seen.processes) if seen else ((), None)
     host = environment if device.kind == "cpu" else None
     return Preflight(
@@ -193,11 +192,12 @@ class Watched(NamedTuple):
     processes: tuple[GpuProcess, ...] | None
 
 
-def watch(device: Device, idle_s: float) -> Watched:
-    """Watch a device at rest."""
-    with closing(_sensors(device)) as sensors, Sampler(sensors) as sampler:
-        time.sleep(idle_s)
-    return Watched(sampler.samples, neighbours(device))
+def watch(devices: Sequence[Device], idle_s: float) -> dict[str, Watched]:
+    """Watch devices at rest, all at the same time; return what each showed, by its UUID."""
+    with ExitStack() as held:
+        samplers = [held.enter_context(Sampler(held.enter_context(closing(_sensors(device))))) for device in devices]
+        time.sleep(idle_s if devices else 0.0)
+    return {d.uuid: Watched(sampler.samples, neighbours(d)) for d, sampler in zip(devices, samplers, strict=True)}
 
 
 def _environment() -> Environment:
