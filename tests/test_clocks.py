@@ -170,6 +170,27 @@ def test_of_what_the_sensors_said_a_report_keeps_the_ends_each_cause_and_an_even
     assert mean_w[0] == pytest.approx(mean_w[1], rel=0.1)
 
 
+def test_the_first_mark_after_a_rest_says_so_and_a_device_that_is_cool_has_none(cpu: CpuDevice) -> None:
+    hot: list[float] = []
+
+    def story(at_s: float) -> TelemetrySample:
+        return TelemetrySample(at_s=at_s, temperature_c=90.0 if hot and at_s < hot[0] + 0.3 else 40.0)
+
+    with Sampler(FakeSensors(story), period_s=0.01) as sampler:
+        clockwork = Clockwork(case(), cpu, sampler)
+        clockwork.warm_up(BRIEF)
+        clockwork.load(0.05)
+        clockwork.cool_down(BRIEF)
+        clockwork.load(0.05)
+        hot.append(sampler.at_s())
+        clockwork.round(BRIEF)
+        clockwork.cool_down(replace(BRIEF, cool_max_s=0.1))
+        clockwork.load(0.05)
+    (rested,) = [i for i, mark in enumerate(clockwork.marks) if mark.rested]
+    assert clockwork.marks[rested].at_s - clockwork.marks[rested - 1].at_s >= 0.1
+    assert clockwork.marks[-1].at_s - clockwork.marks[rested].at_s >= 0.04
+
+
 def test_a_counter_that_grew_during_a_short_round_discards_it(cpu: CpuDevice) -> None:
     def story(at_s: float) -> TelemetrySample:
         return TelemetrySample(at_s=at_s, throttle_s={"hw_thermal": at_s})

@@ -55,6 +55,7 @@ class Clockwork:
         self._batch = 1
         self._sample_s = _SHORTEST_S
         self._cool_c: float | None = None
+        self._rested = False  # since the last mark
 
     def _time(self, batch: int, *, hold: bool = False) -> tuple[float, float, bool]:
         """Run a batch; return its time by the device and by the host, and whether it was held back as asked."""
@@ -66,14 +67,18 @@ class Clockwork:
         self.loaded_s += watch.host_s
         return watch.device_s, watch.host_s, watch.held and not watch.expired
 
+    def _mark(self, at_s: float) -> float:
+        self.marks.append(Mark(at_s=at_s, runs=self._runs, rested=self._rested))
+        self._rested = False
+        return at_s
+
     def load(self, for_s: float) -> None:
         """Keep the device busy for a time, and count what it did."""
         end_s = self._sampler.at_s() + for_s
         batch = max(1, int(self._batch * min(_SPAN_S / self._sample_s, 1e6)))
         while True:
             self._time(batch)
-            at_s = self._sampler.at_s()
-            self.marks.append(Mark(at_s=at_s, runs=self._runs))
+            at_s = self._mark(self._sampler.at_s())
             if at_s >= end_s:
                 return
 
@@ -150,7 +155,7 @@ class Clockwork:
             host.append(host_s)
         clock_mhz = self._backend.clock_mhz(before, self._backend.stamp())
         end_s = self._sampler.take()
-        self.marks.append(Mark(at_s=end_s, runs=self._runs))
+        self._mark(end_s)
         # Of one sample the host may have slept through the end; of most of them only a false timer makes it so.
         self.timers_disagree = self.timers_disagree or timers_differ(median(device), median(host))
         taken = Round(
@@ -175,6 +180,7 @@ class Clockwork:
             told = [s.temperature_c for s in self._sampler.samples[-1:] if s.temperature_c is not None]
             if not told or self._cool_c is None or told[0] <= self._cool_c + _COOL_C:
                 return
+            self._rested = True
             time.sleep(min(_COOL_POLL_S, effort.cool_max_s))
 
     def activity(self, time_s: float) -> Activity | None:
