@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_resume import die, head, read, skip
@@ -21,6 +22,7 @@ from harness import codec
 from harness.cluster import journal as journals
 from harness.cluster.journal import Journal, reopen
 from harness.cluster.plan import plan
+from harness.cluster.room import Size, least
 from harness.cluster.session import Silent
 from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.measure import timing
@@ -309,7 +311,7 @@ def test_what_a_report_has_no_room_for_is_a_failure_and_the_run_goes_on(
     assert all(outcome.skipped for outcome in stands[:10])
     assert sum(outcome.failed is not None for outcome in stands) > 10
     assert {o.failed.reason for o in report.outcomes if o.failed} == {journals._FULL}
-    assert journals._Size.of(codec.encode(stands[-1])).within(journals._least(codec.encode(job)))
+    assert Size.of(codec.encode(stands[-1])).within(least(codec.encode(job)))
 
 
 def test_a_plan_without_room_for_its_failures_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +330,7 @@ def test_a_plan_without_room_for_its_failures_ends_the_run(tmp_path: Path, monke
 
 @pytest.mark.parametrize("preset", EFFORTS)
 def test_the_report_of_a_node_with_eight_gpus_can_be_read(preset: str) -> None:
-    sizes = [journals._Size.of(codec.encode(wordy(job))) for job in plan([H100], (), preset, "ab")]
+    sizes = [Size.of(codec.encode(wordy(job))) for job in plan([H100], (), preset, "ab")]
     assert len(sizes) >= 17
     assert 8 * sum(size.length_bytes for size in sizes) < codec.MAX_BYTES
     assert 8 * sum(size.value_count for size in sizes) < codec.MAX_VALUES
@@ -359,6 +361,33 @@ def wordy(job: Job) -> Outcome:
             made, rounds=(taken,) * 11, warmup_times_s=(1e-3 / 3,) * 100, telemetry=(told,) * samples, reason="x" * 100
         )
     )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_reports_that_are_completed_in_the_same_second_are_in_the_order_of_their_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(journals, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(journals, "now", lambda: f"2026-11-26T00:00:{int(sum(slept) + 0.8):02}Z")
+    both = [Journal(tmp_path, replace(head(1), seed=f"{seed}{n}"), None) for n in range(2)]
+    for journal in both:
+        journal.append(skip(journal.pending()[0]))
+    finals = [journal.finish() for journal in both]
+    assert finals == sorted(finals)
+    assert all(verdict.accepted for verdict in harness.verify(*finals))
+    assert 0 < sum(slept) < 1
+
+
+def test_a_clock_that_was_set_back_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(journals, "time", SimpleNamespace(sleep=slept.append))
+    for hour in (13, 12):
+        monkeypatch.setattr(journals, "now", lambda hour=hour: f"2026-11-26T{hour}:00:00Z")
+        journal = Journal(tmp_path, head(1), None)
+        journal.append(skip(journal.pending()[0]))
+        journal.finish()
+    assert sum(slept) < 1.01
 
 
 class Impatient(Silent):

@@ -96,3 +96,14 @@ def test_a_report_is_resumed_on_its_own_node_of_those_that_look_alike(tmp_path: 
         session._rest(journals[2], found)
     for journal in journals:
         die(journal)
+
+
+def test_a_label_is_for_one_node() -> None:
+    seen = [
+        (Inventory(node=Node(name=name), environment=ENVIRONMENT, devices=head(1).devices), head(1).devices)
+        for name in ("host-a", "host-b")
+    ]
+    assert [inventory.node.name for inventory, _ in session._labelled(seen[:1], "rack7")] == ["rack7"]
+    assert session._labelled(seen, None) == seen
+    with pytest.raises(MisuseError, match="the label 'rack7' is for one node, and there are 2: host-a, host-b"):
+        session._labelled(seen, "rack7")

@@ -122,7 +122,7 @@ def run(
         budget_s: seconds after which nothing new is started; what is left is reported as skipped.
         resume: unfinished reports to finish, with the plans, seeds and the one preset they have.
         key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.
-        node: label of this node in its report; by default its host name.
+        node: label of this node in its report, if there is one node; by default its host name.
         force: measure also a device that the preflight advises against.
         together: the GPUs of a node start each batch at the same moment, to show what they take from each other.
         progress: whoever wants to follow.
@@ -149,8 +149,8 @@ def run(
     check(names, preset, budget_s)
     folder = prepare_folder(out)
     with _reach(ray) as cluster:
-        seen = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
-        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(seen, device)]
+        seen = _labelled(_chosen(_inspect(cluster, _idle_s(preset)), device), node)
+        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in seen]
         return _carry_out(tasks, preset, cluster, budget_s, follower, ways)
 
 
@@ -192,6 +192,19 @@ def _chosen(found: Sequence[Inventory], selector: str) -> list[tuple[Inventory, 
     if refusal and not picked:
         raise refusal
     return picked
+
+
+def _labelled(
+    seen: list[tuple[Inventory, tuple[Device, ...]]], label: str | None
+) -> list[tuple[Inventory, tuple[Device, ...]]]:
+    """Give the node its label, which no two nodes may share: their reports would form one chain."""
+    if label is None:
+        return seen
+    if len(seen) > 1:
+        names = ", ".join(inventory.node.name for inventory, _ in seen)
+        msg = f"the label {label!r} is for one node, and there are {len(seen)}: {names}; leave it out, and each has its host name"
+        raise MisuseError(msg)
+    return [(replace(inventory, node=Node(name=label)), chosen) for inventory, chosen in seen]
 
 
 def _begin(
