@@ -90,7 +90,7 @@ class Device:
     memory_bytes: int | None = None
     l1_bytes: int | None = None
     l2_bytes: int | None = None
-    l3_bytes: int | None = None
+    l3_bytes: int | None = None  # of all its slices together
     compute_capability: str | None = None
     sm_count: int | None = None
     core_count: int | None = None

@@ -66,5 +66,6 @@ def drift(values: Sequence[float]) -> float:
 
 
 def counting(rounds: Sequence[Round]) -> tuple[Round, ...]:
-    """Return the rounds that count: all but the discarded ones, or all of them where every one was discarded."""
-    return tuple(r for r in rounds if r.discarded is None) or tuple(rounds)
+    """Return the rounds that count: all but the discarded ones, or all where fewer than two are left, which have no spread to judge by."""
+    left = tuple(r for r in rounds if r.discarded is None)
+    return left if len(left) >= 2 else tuple(rounds)  # noqa: PLR2004 - as `interval`

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +142,53 @@ def test_a_round_has_a_look_at_the_sensors_at_both_of_its_ends(cpu: CpuDevice) -
     assert len(told) == 2
     assert told[0].at_s == taken.at_s
     assert told[1].at_s - told[0].at_s >= sum(taken.times_s) * taken.batch
+
+
+def test_of_what_the_sensors_said_a_report_keeps_the_ends_each_cause_and_an_even_choice(cpu: CpuDevice) -> None:
+    begun: list[float] = []
+
+    def story(at_s: float) -> TelemetrySample:
+        seen = ("sw_power_cap",) if begun and 0.04 < at_s - begun[0] < 0.12 else ()
+        return TelemetrySample(at_s=at_s, power_w=at_s, throttle_reasons=seen)
+
+    def run() -> None:
+        time.sleep(0.002)
+
+    with Sampler(FakeSensors(story), period_s=1e-3) as sampler:
+        waiting = registry.Case(run=run, work=registry.Work(items=1, item="x"), check=lambda _: True)
+        clockwork = Clockwork(waiting, cpu, sampler)
+        clockwork.warm_up(BRIEF)
+        effort = replace(BRIEF, budget_s=1.0, samples=70)
+        begun.append(sampler.at_s())
+        rounds = [clockwork.round(effort) for _ in range(3)]
+    judged, told = clockwork.telemetry(rounds), clockwork.told()
+    assert len(judged) > 60
+    assert len(told) <= 32 + 2  # the first of all, and the first that names the cause
+    assert {span[i].at_s for span in clockwork.spans(rounds) for i in (0, -1)} <= {s.at_s for s in told}
+    assert next(s for s in judged if s.throttle_reasons) in told
+    mean_w = [fmean(s.power_w or 0.0 for s in samples[1:]) for samples in (judged, told)]
+    assert mean_w[0] == pytest.approx(mean_w[1], rel=0.1)
+
+
+def test_the_first_mark_after_a_rest_says_so_and_a_device_that_is_cool_has_none(cpu: CpuDevice) -> None:
+    hot: list[float] = []
+
+    def story(at_s: float) -> TelemetrySample:
+        return TelemetrySample(at_s=at_s, temperature_c=90.0 if hot and at_s < hot[0] + 0.3 else 40.0)
+
+    with Sampler(FakeSensors(story), period_s=0.01) as sampler:
+        clockwork = Clockwork(case(), cpu, sampler)
+        clockwork.warm_up(BRIEF)
+        clockwork.load(0.05)
+        clockwork.cool_down(BRIEF)
+        clockwork.load(0.05)
+        hot.append(sampler.at_s())
+        clockwork.round(BRIEF)
+        clockwork.cool_down(replace(BRIEF, cool_max_s=0.1))
+        clockwork.load(0.05)
+    (rested,) = [i for i, mark in enumerate(clockwork.marks) if mark.rested]
+    assert clockwork.marks[rested].at_s - clockwork.marks[rested - 1].at_s >= 0.1
+    assert clockwork.marks[-1].at_s - clockwork.marks[rested].at_s >= 0.04
 
 
 def test_a_counter_that_grew_during_a_short_round_discards_it(cpu: CpuDevice) -> None:

@@ -132,6 +132,21 @@ def test_a_counter_that_went_backwards_is_disputed_and_power_stands_in(drop_j: f
     assert found.joules == pytest.approx(300 * found.window_s)
 
 
+def test_what_a_device_took_while_it_cooled_between_two_rounds_is_no_runs() -> None:
+    """300 W and 200 runs a second, 60 W and none from 6 s to 8 s; the load before that is the longer one."""
+    rest = (6.0, 8.0)
+    samples = trace(lambda at_s: np.where((at_s > rest[0]) & (at_s < rest[1]), 60.0, 300.0))
+    loaded = [m for m in marks() if not rest[0] < m.at_s < rest[1]]
+    after = next(i for i, m in enumerate(loaded) if m.at_s > rest[0] + 1)
+    lost = round(RUNS_PER_S * (rest[1] - rest[0]))
+    told = [replace(m, runs=m.runs - lost * (i >= after), rested=i == after) for i, m in enumerate(loaded)]
+    found = measured(samples, marks=told)
+    assert found.joules / found.run_count == pytest.approx(300 / RUNS_PER_S, rel=0.03)
+    assert 4 < found.window_s < rest[0] - BEGIN_S
+    mixed = measured(samples, marks=[replace(m, rested=False) for m in told])
+    assert mixed.joules / mixed.run_count > 1.04 * 300 / RUNS_PER_S
+
+
 def test_a_reset_before_the_load_concerns_nobody() -> None:
     samples = [replace(s, energy_j=(s.energy_j or 0) + (1e9 if s.at_s < BEGIN_S else 0)) for s in trace(steady)]
     found = measured(samples)

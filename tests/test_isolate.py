@@ -13,22 +13,24 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakefleet import ENVIRONMENT
 
 import harness
 from harness import codec
-from harness.cluster import isolate
+from harness.cluster import isolate, task
 from harness.cluster.errand import Errand, Orders
 from harness.cluster.isolate import Nursery
 from harness.cluster.lease import Lease
 from harness.cluster.local import run_here
 from harness.cluster.nursery import _children
 from harness.cluster.task import Inventory, Task, answered
+from harness.device.sampler import FakeSensors
 from harness.errors import FailureError, ForgeryError
 from harness.measure.rounds import Effort
-from harness.model import Attempt, Device, Failed, Job, Node, Outcome, Report, Skipped
+from harness.model import Attempt, Device, Failed, Job, Node, Outcome, Report, Skipped, TelemetrySample
 from harness.proof.verify import job_of
 
 PLUGIN = '''
@@ -348,6 +350,31 @@ def test_the_working_folder_is_not_searched_for_modules(tmp_path: Path, monkeypa
     with Lease() as lease:
         told = failed(lease.measure(replace(job("good"), benchmark="nowhere"), DEVICE, EFFORT))
     assert told.reason.startswith("no benchmark 'nowhere'")
+
+
+def test_looking_around_may_take_as_long_as_it_was_told_to_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cluster.lease._INSPECT_S", 2.0)
+    with Lease() as lease:
+        (seen,) = [p for p in lease.inspect(3.0).preflight if p.device_uuid.startswith("CPU-")]
+    assert all(note.severity != "refuse" for note in seen.notes)
+
+
+def test_devices_are_watched_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    opened: list[FakeSensors] = []
+
+    def sensors(device: Device) -> FakeSensors:
+        opened.append(FakeSensors([TelemetrySample(at_s=0.0, power_w=float(device.uuid))]))
+        return opened[-1]
+
+    monkeypatch.setattr(task, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(task, "_sensors", sensors)
+    found = task.watch([replace(DEVICE, uuid=f"{n}") for n in range(16)], 10.0)
+    assert slept == [10.0]
+    assert {uuid: {s.power_w for s in seen.samples} for uuid, seen in found.items()} == {
+        f"{n}": {float(n)} for n in range(16)
+    }
+    assert all(one.closed for one in opened)
 
 
 def test_an_interrupted_lease_forgets_the_job(lease: Lease, mark: str) -> None:

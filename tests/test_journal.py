@@ -11,20 +11,39 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_resume import die, head, read, skip
+from test_scheduler import measured
 
 import harness
 from harness import codec
+from harness.cluster import journal as journals
 from harness.cluster.journal import Journal, reopen
+from harness.cluster.plan import plan
+from harness.cluster.room import Size, least
 from harness.cluster.session import Silent
 from harness.errors import FailureError, ForgeryError, MisuseError
-from harness.model import Job, Outcome
+from harness.measure import timing
+from harness.measure.rounds import EFFORTS
+from harness.model import Device, Job, Outcome, Round, Skipped, TelemetrySample
 from harness.proof import log as logs
 from harness.proof.signing import Key, load_key
 from harness.proof.verify import job_of
 
+H100 = Device(
+    uuid="GPU-00000000-0000-0000-0000-000000000000",
+    name="NVIDIA H100 80GB HBM3",
+    kind="cuda",
+    selector="cuda:0",
+    memory_bytes=80 << 30,
+    l2_bytes=50 << 20,
+    compute_capability="9.0",
+    sm_count=132,
+    memory_bus_bits=5120,
+    sensors={},
+)
 LOGGED = 2  # outcomes that stand in the log, of 45
 
 
@@ -277,7 +296,25 @@ def test_a_report_takes_one_outcome_of_each_planned_job(tmp_path: Path) -> None:
     assert len(read(journal.path).outcomes) == 1
 
 
-def test_a_report_does_not_grow_beyond_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("limit", "most"), [("MAX_BYTES", 60_000), ("MAX_VALUES", 20_000)])
+def test_what_a_report_has_no_room_for_is_a_failure_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    journal = Journal(tmp_path, head(60), None)
+    monkeypatch.setattr(codec, limit, most)
+    stands = []
+    for job in journal.pending():
+        large = Skipped(job=job, reason='"' * 600)  # as many values as escapes
+        stands.append(journal.append(Outcome(skipped=large)))
+    report = read(journal.finish())
+    assert report.outcomes == tuple(stands)
+    assert all(outcome.skipped for outcome in stands[:10])
+    assert sum(outcome.failed is not None for outcome in stands) > 10
+    assert {o.failed.reason for o in report.outcomes if o.failed} == {journals._FULL}
+    assert Size.of(codec.encode(stands[-1])).within(least(codec.encode(job)))
+
+
+def test_a_plan_without_room_for_its_failures_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(tmp_path, head(60), None)
     monkeypatch.setattr(codec, "MAX_BYTES", 18_000)
 
@@ -289,6 +326,68 @@ def test_a_report_does_not_grow_beyond_what_can_be_read(tmp_path: Path, monkeypa
         fill()
     journal.close()
     assert 20 < len(read(journal.path).outcomes) < 60
+
+
+@pytest.mark.parametrize("preset", EFFORTS)
+def test_the_report_of_a_node_with_eight_gpus_can_be_read(preset: str) -> None:
+    sizes = [Size.of(codec.encode(wordy(job))) for job in plan([H100], (), preset, "ab")]
+    assert len(sizes) >= 17
+    assert 8 * sum(size.length_bytes for size in sizes) < codec.MAX_BYTES
+    assert 8 * sum(size.value_count for size in sizes) < codec.MAX_VALUES
+
+
+def wordy(job: Job) -> Outcome:
+    """Return an outcome with a typical number of rounds, and as many samples of all sensors as the clockwork keeps of a load of a minute."""
+    told = TelemetrySample(
+        **dict.fromkeys(("at_s", "power_w", "power_average_w", "energy_j", "temperature_c"), 1 / 3),
+        **dict.fromkeys(("memory_temperature_c", "sm_clock_mhz", "memory_clock_mhz"), 1 / 3),
+        **dict.fromkeys(("utilization_fraction", "memory_utilization_fraction"), 1 / 3),
+        throttle_reasons=("sw_power_cap",),
+        throttle_s=dict.fromkeys(("hw_power_brake", "hw_thermal", "sw_power_cap", "sw_thermal", "sync_boost"), 1 / 3),
+        pcie_generation=5,
+        pcie_width=16,
+        pcie_tx_bytes_per_s=12_345_678_901,
+        pcie_rx_bytes_per_s=12_345_678_901,
+        ecc_corrected_count=0,
+        ecc_uncorrected_count=0,
+    )
+    assert all(value is not None for value in codec.plain(told).values())
+    made = measured(job).measurement
+    assert made
+    taken = Round(at_s=1 / 3, batch=1, times_s=(1e-3 / 3,) * 30, host_time_s=1e-3 / 3, clock_mhz=1755.1)
+    samples = timing._KEPT_MOST + (60 if job.regime == "sustained" else 0)
+    return Outcome(
+        measurement=replace(
+            made, rounds=(taken,) * 11, warmup_times_s=(1e-3 / 3,) * 100, telemetry=(told,) * samples, reason="x" * 100
+        )
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_reports_that_are_completed_in_the_same_second_are_in_the_order_of_their_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(journals, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(journals, "now", lambda: f"2026-11-26T00:00:{int(sum(slept) + 0.8):02}Z")
+    both = [Journal(tmp_path, replace(head(1), seed=f"{seed}{n}"), None) for n in range(2)]
+    for journal in both:
+        journal.append(skip(journal.pending()[0]))
+    finals = [journal.finish() for journal in both]
+    assert finals == sorted(finals)
+    assert all(verdict.accepted for verdict in harness.verify(*finals))
+    assert 0 < sum(slept) < 1
+
+
+def test_a_clock_that_was_set_back_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(journals, "time", SimpleNamespace(sleep=slept.append))
+    for hour in (13, 12):
+        monkeypatch.setattr(journals, "now", lambda hour=hour: f"2026-11-26T{hour}:00:00Z")
+        journal = Journal(tmp_path, head(1), None)
+        journal.append(skip(journal.pending()[0]))
+        journal.finish()
+    assert sum(slept) < 1.01
 
 
 class Impatient(Silent):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 from fakefleet import QUICK, IdleLease
 from test_ray import HASTE, errand
+from test_resume import head, read
 
+from harness import codec
+from harness.cluster import session
 from harness.cluster.errand import Errand, Orders
-from harness.cluster.lease import Order
+from harness.cluster.interrupts import held_off
+from harness.cluster.isolate import Ended, Interrupted
+from harness.cluster.journal import Journal
+from harness.cluster.lease import Lease, Order
 from harness.cluster.local import run_here
+from harness.cluster.session import Silent
 from harness.cluster.spool import Reply
-from harness.cluster.task import Look
+from harness.cluster.task import Inventory, Look, Task
 from harness.errors import FailureError
 from harness.measure.rounds import Effort
 from harness.model import Attempt, Device, DeviceKind, Failed, Job, Outcome, Skipped
@@ -160,3 +170,80 @@ def test_a_machine_on_which_nothing_can_be_started_fails_the_run_and_leaves_noth
         with pytest.raises(FailureError, match="cannot start a process"):
             list(run_here([errand("GPU-1", "GPU-2")], orders(lease=BrokenLease, together=together)))
     assert all(lease.closed for lease in TimedLease.made)
+
+
+class Interrupting:
+    """A nursery whose jobs are all skipped, and that gets SIGINT in the middle of something."""
+
+    def __init__(self, jobs: Sequence[Job], when: str) -> None:
+        self.said = b"".join(codec.encode(Outcome(skipped=Skipped(job=job, reason="a test"))) + b"\n" for job in jobs)
+        self.when, self.looks = when, 0
+
+    def run(self, task: bytes, **_: object) -> Ended:
+        if codec.decode(task, Task).kind == "measure":
+            if self.when == "the last second":
+                raise Interrupted(self.said)
+            return Ended(how="ok", result=self.said, why="", elapsed_s=1.0)
+        self.looks += 1
+        if self.looks == 2 and self.when == "the look after":
+            raise Interrupted(b"")  # noqa: EM101 - what it had said
+        return Ended(how="ok", result=codec.encode(Look(present=True)), why="", elapsed_s=0.0)
+
+    def close(self) -> None:
+        """End nothing: it began nothing."""
+
+
+@pytest.mark.parametrize("when", ["the last second", "the look after", "the saving of the first"])
+def test_ctrl_c_after_a_batch_was_measured_loses_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    jobs = tuple(Job(benchmark="b", version=1, params={"n": n}, device_uuid="GPU-1", seed="0") for n in range(8))
+    gpu = Device(uuid="GPU-1", name="x", kind="cuda", selector="cuda:0", driver="1", sensors={})
+    report = replace(head(1), devices=(gpu,), plan=jobs)
+    inventory = Inventory(node=report.node, environment=report.environment, devices=(gpu,))
+    monkeypatch.setattr(Lease, "__init__", lambda self, _: told(self, Interrupting(jobs, when)))
+
+    class Follower(Silent):
+        def ended(self, outcome: Outcome) -> None:
+            if when == "the saving of the first":
+                signal.raise_signal(signal.SIGINT)
+                monkeypatch.setattr(signal, "raise_signal", lambda _: None)
+
+    journal, ways = Journal(tmp_path, report, None), session._Ways(force=False, together=False, live=None)
+    with pytest.raises(KeyboardInterrupt):
+        session._carry_out([(Errand(inventory=inventory, jobs=jobs), journal)], "quick", None, None, Follower(), ways)
+    assert len(read(journal.path).outcomes) == 8
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def told(lease: Lease, nursery: Interrupting) -> None:
+    lease._nursery, lease._looked, lease._spool, lease._claim = nursery, None, None, None  # type: ignore[assignment]
+
+
+def test_of_two_ctrl_c_the_second_does_not_wait() -> None:
+    reached = []
+
+    def save() -> None:
+        with held_off():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the first")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        save()
+    assert reached == ["after the first"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_elsewhere_than_in_the_main_thread_there_is_nothing_to_hold_off() -> None:
+    done = []
+
+    def work() -> None:
+        with held_off():
+            done.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [signal.default_int_handler]

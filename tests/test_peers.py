@@ -95,6 +95,22 @@ def test_on_this_machine_only_those_jobs_get_peers_that_take_them() -> None:
     assert FakeLease.given == [("fft", ()), ("p2p", ("GPU-a", "GPU-b")), ("p2p", ())]
 
 
+def test_together_no_two_gpus_begin_such_a_job_for_each_has_all_of_them() -> None:
+    orders = Orders(
+        effort=Effort(warmup_s=0.0, budget_s=0.0),
+        started=lambda _: None,
+        out_of_time=lambda: None,
+        lease=FakeLease,  # type: ignore[arg-type]
+        together=True,
+    )
+    both = errand(job(GPUS[0]), job(GPUS[2]), job(GPUS[0], "fft"), job(GPUS[2], "fft"))
+    outcomes = [outcome.skipped for _, outcome in run_here([both], orders)]
+    refused = [o.job.device_uuid for o in outcomes if o and "run it without --together" in o.reason]
+    assert refused == ["GPU-a", "GPU-c"]
+    list(run_here([errand(job(GPUS[0]), job(GPUS[0], "fft"))], orders))  # nobody else works on a GPU then
+    assert FakeLease.given == [("p2p", ("GPU-b", "GPU-c")), ("fft", ())]
+
+
 def test_a_lease_through_ray_holds_one_gpu_so_such_a_job_is_skipped_with_the_reason() -> None:
     ray = FakeRay(answers=skip)
     outcomes, started = carry_out(ray, errand(job(GPUS[0]), job(GPUS[1])))

@@ -327,8 +327,9 @@ def test_the_outcome_of_another_job_is_refused() -> None:
 def test_a_node_that_left_is_awaited_for_a_while_and_a_spent_budget_skips_what_is_left() -> None:
     ray = FakeRay(answers=skip)
     (outcome,), started = carry_out(ray, errand("CPU-1", place="node-2"))
-    assert outcome.skipped
-    assert outcome.skipped.reason == "its device is out of the run: it was lost and not seen again within 0.2 s"
+    assert outcome.failed
+    assert outcome.failed.outcome == "lost"
+    assert outcome.failed.reason == "its device is out of the run: it was lost and not seen again within 0.2 s"
     (outcome,), _ = carry_out(ray, errand("CPU-1"), reason="too late")
     assert outcome.skipped
     assert outcome.skipped.reason == "too late"
@@ -339,8 +340,8 @@ def test_a_gpu_that_ray_was_not_told_of_is_reported_at_once() -> None:
     ray = FakeRay(answers=skip)
     ray.nodes = lambda: [{"NodeID": "node-1", "Alive": True, "Resources": {}}]  # type: ignore[method-assign]
     (outcome,), _ = carry_out(ray, errand("GPU-1"), patience=Patience())
-    assert outcome.skipped
-    assert outcome.skipped.reason.endswith("Ray was told of no GPU on its node: start the node so that it sees them")
+    assert outcome.failed
+    assert outcome.failed.reason.endswith("Ray was told of no GPU on its node: start the node so that it sees them")
 
 
 def test_a_node_that_does_not_say_what_it_has_fails_the_run() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from harness import registry
+from harness import codec, registry
+from harness.cluster import task
 from harness.device.cpu import CpuDevice
 from harness.device.sampler import FakeSensors, SilentSensors
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure, measure_together
 from harness.model import Job, Outcome, TelemetrySample
 
+GB = 10**9
 BRIEF = Effort(
     warmup_s=0.01, budget_s=0.3, samples=3, rounds_min=3, rounds_max=3, half_width_fraction=10, drift_fraction=10
 )
@@ -181,6 +184,32 @@ def test_a_device_that_never_cools_gives_a_throttled_result_and_no_empty_table(c
     assert 0 < measured.interval.low_s <= measured.time_s <= measured.interval.high_s
 
 
+def test_one_good_round_and_then_only_throttled_ones_is_a_throttled_result_that_can_be_told(cpu: CpuDevice) -> None:
+    def story(at_s: float) -> TelemetrySample:
+        return sample(at_s=at_s, throttle_reasons=("hw_thermal",) if at_s > 0.3 else ())
+
+    effort = replace(BRIEF, warmup_max_s=0.01, rounds_min=4, rounds_max=6, budget_s=10.0, sweep_s=0.4, cool_max_s=0.0)
+    outcome = run(cpu, FakeSensors(story), effort=effort)
+    measured = outcome.measurement
+    assert measured is not None
+    assert [bool(r.discarded) for r in measured.rounds] == [False, True, True, True]
+    assert measured.state == "throttled"
+    assert measured.interval.high_s > max(min(r.times_s) for r in measured.rounds)
+    assert codec.decode(codec.encode(outcome), Outcome) == outcome
+
+
+def test_what_no_report_can_hold_is_a_failure_and_no_crash(monkeypatch: pytest.MonkeyPatch, cpu: CpuDevice) -> None:
+    good = run(cpu, SilentSensors())
+    assert good.measurement
+    odd = replace(good.measurement, clock_mhz=float("inf"))
+    monkeypatch.setattr(task, "measure_together", lambda *_, **__: iter([Outcome(measurement=odd), good]))
+    asked = task.Task(kind="measure", jobs=(JOB, JOB), device=cpu.device, effort=BRIEF)
+    first, second = (codec.decode(line[:-1], Outcome) for line in task.perform(codec.encode(asked)))
+    assert first.failed
+    assert "clock_mhz" in first.failed.reason
+    assert second == good
+
+
 def test_a_job_for_which_memory_ran_out_in_company_has_its_turn_alone(
     cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +227,43 @@ def test_a_job_for_which_memory_ran_out_in_company_has_its_turn_alone(
     jobs = [JOB, replace(JOB, benchmark="hungry", params={})]
     outcomes = list(measure_together(jobs, cpu, SilentSensors(), BRIEF))
     assert [o.measurement.job.benchmark for o in outcomes if o.measurement] == ["launch", "hungry"]
+
+
+@pytest.mark.parametrize("order", ["abcd", "acbd"])
+def test_who_has_its_turn_alone_has_all_the_memory(cpu: CpuDevice, monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+    class Small(CpuDevice):
+        def free_bytes(self) -> int:
+            return 10 * GB - sum(each.size_bytes for each in held)
+
+    def holding(name: str, size_bytes: int) -> registry.Benchmark:
+        def body(backend: CpuDevice, seed: int) -> registry.Case:
+            """Hold memory, by an object that refers to itself."""
+            registry.require_memory(backend, size_bytes)
+            mine = Held(size_bytes)
+            held.add(mine)
+            return registry.Case(run=mine.run, work=registry.Work(flops=1), check=lambda _: True)
+
+        body.__name__ = name
+        return registry.benchmark(version=1)(body).__harness_benchmark__  # type: ignore[attr-defined,no-any-return]
+
+    sizes_gb = {"a": 2, "b": 4, "c": 8, "d": 7}  # c and d have no room beside a and b, nor beside each other
+    known = {name: holding(name, size * GB) for name, size in sizes_gb.items()}
+    monkeypatch.setattr(registry, "benchmarks", lambda: known)
+    jobs = [replace(JOB, benchmark=name, params={}) for name in order]
+    outcomes = list(measure_together(jobs, Small(cpu.device), SilentSensors(), BRIEF))
+    assert sorted(o.measurement.job.benchmark for o in outcomes if o.measurement) == ["a", "b", "c", "d"]
+
+
+class Held:
+    """So many bytes of a device, as long as it lives."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes, self.itself = size_bytes, self
+
+    def run(self) -> object:
+        return zeros()
 
 
 def judged_by(monkeypatch: pytest.MonkeyPatch, check: Callable[[object], bool]) -> Job:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from harness.cli.run import _exit_code
 from harness.cluster.cell import more_tries
 from harness.cluster.scheduler import Scheduler
 from harness.cluster.signals import (
@@ -47,6 +49,7 @@ from harness.model import (
 )
 from harness.proof.verify import job_of
 
+ABORTED = Attempt(number=1, started_at="then", elapsed_s=0.0, ended="aborted", reason="killed")
 PATIENCE = Patience(lease_s=90, grace_s=15, ping_s=5, rejoin_s=120, backoff_s=1, backoff_most_s=30)
 ALLOWED_S = 60.0
 
@@ -155,6 +158,13 @@ def reply(start: Start, *outcomes: Outcome, **more: str) -> Reply:
     return Reply(attempt=start.attempt, started_at="then", elapsed_s=1.0, outcomes=outcomes, **more)
 
 
+def lost(outcome: Outcome) -> str:
+    """Return why a job failed that was never tried."""
+    assert outcome.failed
+    assert (outcome.failed.outcome, outcome.failed.started_at, outcome.attempts) == ("lost", "now", ())
+    return outcome.failed.reason
+
+
 def ends(outcome: Outcome) -> list[tuple[int, str]]:
     return [(a.number, a.ended) for a in outcome.attempts]
 
@@ -235,8 +245,7 @@ def test_a_device_that_is_not_seen_again_is_given_up_with_its_jobs() -> None:
     assert tried.failed.reason.startswith(
         "its node has left; not tried again: its device is out of the run: it was lost"
     )
-    assert untried.skipped
-    assert "not seen again within 120 s" in untried.skipped.reason
+    assert lost(untried).endswith("not seen again within 120 s")
     assert driver.scheduler.state("GPU-1") == "quarantined"
 
 
@@ -357,8 +366,7 @@ def test_three_different_jobs_that_break_in_a_row_put_a_device_out_of_the_run() 
         driver.reply(failed(job(n), "timeout"))
     assert driver.scheduler.state("GPU-1") == "quarantined"
     assert len(driver.ended) == 4
-    (skipped, _) = [o.skipped for o in driver.ended if o.skipped]
-    assert skipped.reason == "its device is out of the run: 3 tries in a row broke on it"
+    assert [lost(o) for o in driver.ended[2:]] == ["its device is out of the run: 3 tries in a row broke on it"] * 2
 
 
 def test_a_benchmark_that_always_crashes_is_its_own_fault() -> None:
@@ -379,22 +387,28 @@ def test_a_lost_gpu_ends_its_lane_and_what_it_had_measured_stands() -> None:
     assert good.measurement
     assert broken.failed
     assert broken.failed.outcome == "lost"
-    assert rest.skipped
-    assert rest.skipped.reason == "its device is out of the run: NVML lists it no more"
+    assert lost(rest) == "its device is out of the run: NVML lists it no more"
     assert driver.scheduler.state("GPU-1") == "quarantined"
+
+
+def test_a_device_that_was_lost_to_an_earlier_driver_and_is_there_again_is_measured() -> None:
+    driver = Driver(replace(lane([1], [2]), past=lambda j: {"earlier-7": ABORTED} if j == job(1) else {}))
+    gone = reply(Start("GPU-1", "earlier-7", ()), failed(job(1), "lost"), device_lost="NVML lists it no more")
+    driver.lease("GPU-1", recovered=(gone,))
+    assert driver.scheduler.state("GPU-1") != "quarantined"
+    driver.finish()
+    assert [bool(outcome.measurement) for outcome in driver.ended] == [True, True]
+    assert [ends(outcome) for outcome in driver.ended] == [[(1, "lost")], []]
 
 
 def test_a_lease_that_is_not_to_be_had_is_reported_in_time() -> None:
     driver = Driver(lane([1]))
     driver.tell(after_s=PATIENCE.lease_s)
-    outcome = driver.only()
-    assert outcome.skipped
-    assert "not to be had within 90 s" in outcome.skipped.reason
+    assert "not to be had within 90 s" in lost(driver.only())
+    assert _exit_code([SimpleNamespace(report=SimpleNamespace(outcomes=driver.ended))]) == 1  # type: ignore[list-item]
     refused = Driver(lane([1]))
     refused.tell(Refused("GPU-1", "no GPU is offered"))
-    outcome = refused.only()
-    assert outcome.skipped
-    assert outcome.skipped.reason.endswith("no GPU is offered")
+    assert lost(refused.only()).endswith("no GPU is offered")
 
 
 def test_leases_that_die_at_once_are_not_asked_for_for_ever() -> None:

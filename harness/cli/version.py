@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from harness.device.machine import in_container
+
 __all__ = ["told", "version_lines"]
 
 _PACKAGE = "gpu-assay"
@@ -58,5 +60,4 @@ def _driver(root: Path) -> str:
 
 
 def _container(root: Path) -> str:
-    marks = (root / ".dockerenv", root / "run/.containerenv")
-    return ", in a container" if any(mark.exists() for mark in marks) else ""
+    return ", in a container" if in_container(root) else ""

@@ -121,6 +121,14 @@ class Cell:
             return self.fail(f"not tried again: {reason}")
         return self.end(Outcome(skipped=Skipped(job=self.job, reason=reason)))
 
+    def lose(self, reason: str, at: str) -> Outcome:
+        """End a job that waits for a device that is not to be had any more: it was to be measured, so that is a failure, tried or not."""
+        if self.attempts:
+            return self.give_up(reason)
+        return self.end(
+            Outcome(failed=Failed(job=self.job, started_at=at, elapsed_s=0.0, outcome="lost", reason=reason))
+        )
+
 
 def _kind(ended: AttemptEnd) -> FailureKind:
     match ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,9 @@ __all__ = ["Desk", "Errand", "Orders", "desks"]
 
 _ONE_GPU = (
     "it takes the other GPUs of its node too, and a lease through Ray holds one: run it on that node without --ray"
+)
+_IN_EACH_OTHERS_WAY = (
+    "it takes the other GPUs of its node too, and they would all begin it at the same moment: run it without --together"
 )
 
 
@@ -82,6 +86,9 @@ class Orders:
     patience: Patience = field(default_factory=Patience)
     lease: Callable[[Sequence[DeviceKind]], Lease] = Lease
     live: Path | None = None  # the folder to pin each moment in, where it is of the same machine as the devices
+    saving: Callable[[], AbstractContextManager[None]] = (
+        nullcontext  # held while whoever carries them out hands outcomes on
+    )
     glanced: Callable[[str, Moment], None] | None = None  # hears now and then what a device elsewhere does, by its UUID
 
 
@@ -141,4 +148,6 @@ def desks(errands: Sequence[Errand], orders: Orders, *, width: int | None) -> di
 
 
 def _refusal(errand: Errand, orders: Orders, job: Job) -> str | None:
-    return errand.refusal(job, orders)
+    """Return why not to measure a job on its own machine."""
+    contested = orders.together and any(other.device_uuid in errand.peers(job) for other in errand.jobs)
+    return errand.refusal(job, orders) or (_IN_EACH_OTHERS_WAY if contested else None)

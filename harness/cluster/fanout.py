@@ -42,7 +42,7 @@ from harness.model import DeviceKind, Outcome
 
 __all__ = ["connect", "inspect_on_ray", "run_on_ray", "survey"]
 
-_INSPECT_S = 120.0  # to start an actor and have it look around
+_INSPECT_S = 120.0  # to start an actor and have it look around, besides watching: the GPUs at rest, and then the CPU
 _GET_S = 15.0  # for a reply that Ray says is there
 _CENSUS_S = 1.0
 _FAREWELL_S = 2.0
@@ -72,7 +72,7 @@ def survey(
 ) -> dict[str, Inventory | FailureError]:
     """Return for the place of each live node of a Ray cluster what it has, or why it did not say."""
     scouts = {node["NodeID"]: _actor(ray, node["NodeID"], (), lease) for node in _live(ray)}
-    deadline = time.monotonic() + _INSPECT_S  # for all together
+    deadline = time.monotonic() + _INSPECT_S + 2 * idle_s  # for all together
     try:
         asked = {place: scout.inspect.remote(idle_s) for place, scout in scouts.items()}
         return {place: _inventory(ray, place, ref, deadline - time.monotonic()) for place, ref in asked.items()}
@@ -110,6 +110,7 @@ class _Call:
     what: Literal["collect", "measure", "late", "ping", "bye", "scout", "glance"]
     start: Start | None = None
     told: tuple[str, ...] = ()  # the replies that it acknowledges
+    leaving: Any = None  # the actor that is told goodbye, and ends with the answer
 
 
 class _OnRay:
@@ -143,10 +144,11 @@ class _OnRay:
                 told = tuple(self._have[lane])
                 ref = self._actors[lane].measure.remote(order, told)
                 self._calls[ref] = _Call(lane=lane, what="measure", start=command, told=told)
-            case Ping(lane):
+            case Ping(lane) if lane in self._actors:  # without one it is not answered, and the lease is lost
                 self._calls[self._actors[lane].ping.remote()] = _Call(lane=lane, what="ping")
-            case Release(lane):
-                if any(call.lane == lane and call.what not in {"late", "glance"} for call in self._calls.values()):
+            case Release(lane, lost):
+                # Whoever comes next must find the device free, and no goodbye of this lease may end the next one.
+                if lost or any(c.lane == lane and c.what not in {"late", "glance"} for c in self._calls.values()):
                     self._kill(lane)
                 else:
                     self._leaving.append(lane)
@@ -182,6 +184,8 @@ class _OnRay:
                 call = self._calls.pop(ref)
                 if call.what == "glance":
                     self._tell(call.lane, ref)
+                elif call.what == "bye":  # whether it has heard that or is not to be reached any more
+                    self._ray.kill(call.leaving)
                 else:
                     events += self._answer(call, ref)
         elif not events:
@@ -205,8 +209,6 @@ class _OnRay:
                     return [Leased(lane, tuple(self._heard_of(lane, reply) for reply in replies))]
                 case "ping":
                     return [Ponged(lane)]
-                case "bye":
-                    self._kill(lane)
                 case _:
                     found = codec.decode(data, Inventory)
                     self._known[lane] = frozenset(device.uuid for device in found.devices)
@@ -252,9 +254,8 @@ class _OnRay:
         leaving, self._leaving = self._leaving, []
         for lane in leaving:
             if self._have[lane] and lane in self._actors:
-                told = tuple(self._have[lane])
-                ref = self._actors[lane].acknowledge.remote(told)
-                self._calls[ref] = _Call(lane=lane, what="bye", told=told)
+                told, actor = tuple(self._have[lane]), self._actors.pop(lane)
+                self._calls[actor.acknowledge.remote(told)] = _Call(lane=lane, what="bye", told=told, leaving=actor)
             else:
                 self._kill(lane)
 
@@ -278,7 +279,7 @@ class _OnRay:
         for ref, call in asked.items():
             if call.what == "measure":
                 self._calls[ref] = replace(call, what="late")
-            elif call.what != "late":
+            elif call.what not in {"late", "bye"}:
                 del self._calls[ref]
         actor = self._actors.pop(lane, None)
         if actor is not None:
@@ -289,9 +290,11 @@ class _OnRay:
 
     def close(self) -> None:
         """Give everything back, and a moment to those who are told goodbye."""
-        byes = [ref for ref, call in self._calls.items() if call.what == "bye"]
+        byes = {ref: call.leaving for ref, call in self._calls.items() if call.what == "bye"}
         if byes:
-            self._ray.wait(byes, num_returns=len(byes), timeout=_FAREWELL_S)
+            self._ray.wait(list(byes), num_returns=len(byes), timeout=_FAREWELL_S)
+        for actor in byes.values():
+            self._ray.kill(actor)
         for lane in tuple(self._actors):
             self._kill(lane)
         for place in tuple(self._scouts):

@@ -16,6 +16,7 @@ import fcntl
 import os
 import re
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Self
 
 from harness import codec
+from harness.cluster.room import Size, least, most
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.measure.runner import now
-from harness.model import Job, Outcome, Report
+from harness.model import Failed, Job, Outcome, Report
 from harness.proof import log as logs
 from harness.proof.seal import assemble, seal
 from harness.proof.signing import Key
@@ -35,7 +37,8 @@ __all__ = ["Journal", "prepare_folder", "reopen"]
 
 _FINISHED = re.compile(r"\d{8}T\d{6}Z-.+-[0-9a-f]{8}\.json")
 _SEAL_EVERY = 20  # the report is written when the log has a twentieth of its outcomes
-_SEAL_BYTES = len('"",') + 64  # that an outcome takes in the seal, beside its own
+_FULL = "the report is as large as one may be: measure fewer points in one run"
+_SECOND_POLLS = 20  # to wait for the next second in
 _GROWING = re.compile(r"\d{8}T\d{6}Z-.+-partial\d*\.json")
 
 
@@ -63,17 +66,17 @@ class Journal:
         self, folder: Path, head: Report, key: Key | None, *, path: Path | None = None, log: _Log | None = None
     ) -> None:
         self._folder, self._key = folder, key
-        self._head = replace(head, outcomes=(), previous=_newest_digest(folder, head.node.name))
+        self._head = replace(head, outcomes=(), previous=_newest(folder, head.node.name)[1])
         self._plan = [codec.encode(job) for job in head.plan]
         self._pending = {codec.digest(data): job for data, job in zip(self._plan, head.plan, strict=True)}
         self._outcomes: list[Outcome] = []
         self._bytes: list[bytes] = []
         self._digests: list[str] = []
         self._sealed = 0  # outcomes that the file holds
-        self._size = self._values = 0  # of the file with the outcomes that are not in it yet
+        self._size = Size()  # of the file with the outcomes that are not in it yet
+        self._promised = sum(map(least, self._plan), Size())
         self._chain = logs.start(head, self._plan)
-        stamp = re.sub(r"[-:]", "", head.created_at)
-        self.path = path or _unused(folder, f"{stamp}-{_slug(head.node.name)}-partial")
+        self.path = path or _unused(folder, f"{_stem(head, head.created_at)}-partial")
         self._log = log or _Log(self.path)
         for outcome in head.outcomes:
             self._add(outcome, codec.encode(outcome))
@@ -94,34 +97,41 @@ class Journal:
         """Return the planned jobs that have no outcome yet."""
         return tuple(self._pending.values())
 
-    def append(self, outcome: Outcome) -> None:
-        """Add an outcome; once this returns it is on disk.
+    def append(self, outcome: Outcome) -> Outcome:
+        """Add an outcome, and return it as it stands: a failure where the report has no room for more. Once this returns it is on disk.
 
         Raises:
             FailureError: it cannot be written, it is no outcome of a planned job, or not the first one.
         """
+        job = self._planned(outcome)
         data = codec.encode(outcome)
-        self._check(outcome, data)
+        if not self._has_room(job, Size.of(data)):
+            outcome = _without_room(job, outcome)
+            data = codec.encode(outcome)
+            if not (self._size + Size.of(data)).within(most()):
+                msg = f"cannot write to {str(self.path)!r}: {_FULL}"
+                raise FailureError(msg)
         self._log.append(logs.line(self._chain, data, self._key))
         self._add(outcome, data)
         unsealed = len(self._outcomes) - self._sealed
         if unsealed * _SEAL_EVERY >= len(self._outcomes):
             self._save()
+        return outcome
 
     def finish(self) -> Path:
         """Seal what there is, and give a complete report the name it keeps."""
         if self.pending():
             self._catch_up()
             return self.path
-        previous = _newest_digest(self._folder, self._head.node.name)
-        if previous != self._head.previous:  # another report was completed meanwhile
-            self._head = replace(self._head, previous=previous)
-            self._save()
-        self._catch_up()
-        digest8 = self._head.seal.digest[:8]
-        stamp = re.sub(r"[-:]", "", self._head.sealed_at)
-        final = self._folder / f"{stamp}-{_slug(self._head.node.name)}-{digest8}.json"
-        self.path.rename(final)
+        with _alone_in(self._folder):  # who looks for the report before this one must find it, or come after it
+            before, previous = _newest(self._folder, self._head.node.name)
+            if previous != self._head.previous or _stamp(self._head.sealed_at) <= before:
+                _wait_until_after(before)
+                self._head = replace(self._head, previous=previous)
+                self._save()
+            self._catch_up()
+            final = self._folder / f"{_stem(self._head, self._head.sealed_at)}-{self._head.seal.digest[:8]}.json"
+            self.path.rename(final)
         self.path = final
         self._log.release()
         return final
@@ -134,7 +144,7 @@ class Journal:
             finally:
                 self._log.release()
 
-    def _check(self, outcome: Outcome, data: bytes) -> None:
+    def _planned(self, outcome: Outcome) -> Job:
         job = job_of(outcome)
         if job is None or codec.digest(job) not in self._pending:
             told = (
@@ -142,9 +152,13 @@ class Journal:
             )
             msg = f"the report {str(self.path)!r} does not take an outcome {told}"
             raise FailureError(msg)
-        if self._size + len(data) > codec.MAX_BYTES or self._values + _values(data) >= codec.MAX_VALUES:
-            msg = f"the report {str(self.path)!r} is as large as one may be: measure fewer points in one run"
-            raise FailureError(msg)
+        return job
+
+    def _has_room(self, job: Job, size: Size) -> bool:
+        """Tell whether an outcome fits beside a failure for each other job that has none yet."""
+        own = least(codec.encode(job))
+        beside = Size() if size.within(own) else self._promised - own
+        return (self._size + size + beside).within(most())
 
     def _add(self, outcome: Outcome, data: bytes) -> None:
         digest = codec.digest(data)
@@ -152,9 +166,10 @@ class Journal:
         self._bytes.append(data)
         self._digests.append(digest)
         self._chain = logs.follow(self._chain, digest)
-        self._size += len(data) + _SEAL_BYTES
-        self._values += _values(data) + 2
-        self._pending.pop(codec.digest(job_of(outcome)), None)
+        self._size += Size.of(data)
+        job = codec.encode(job_of(outcome))
+        if self._pending.pop(codec.digest(job), None):
+            self._promised -= least(job)
 
     def _catch_up(self) -> None:
         if self._sealed < len(self._outcomes):
@@ -165,13 +180,15 @@ class Journal:
         self._head = seal(replace(self._head, sealed_at=now()), self._digests, self._key, self._plan)
         data = assemble(self._head, self._bytes, self._plan)
         _write(self.path, data)
-        self._size, self._values, self._sealed = len(data), _values(data), len(self._outcomes)
+        self._size, self._sealed = Size.of_report(data), len(self._outcomes)
         self._log.clear()
 
 
-def _values(data: bytes) -> int:
-    """Count a document's values as its decoder does."""
-    return data.count(b",") + data.count(b"\\")
+def _without_room(job: Job, outcome: Outcome) -> Outcome:
+    made = outcome.measurement or outcome.failed
+    started_at, elapsed_s = (made.started_at, made.elapsed_s) if made else (now(), 0.0)
+    failed = Failed(job=job, started_at=started_at, elapsed_s=elapsed_s, outcome="failed", reason=_FULL)
+    return Outcome(failed=failed, attempts=outcome.attempts)
 
 
 class _Log:
@@ -309,6 +326,34 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, where its file system has locks: only one report is completed at a time."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _stamp(at: str) -> str:
+    return re.sub(r"[-:]", "", at)
+
+
+def _stem(head: Report, at: str) -> str:
+    return f"{_stamp(at)}-{_slug(head.node.name)}"
+
+
+def _wait_until_after(stamp: str) -> None:
+    """Wait for the next second: of two names with the same time the digests would decide the order. A clock that was set back is not awaited."""
+    for _ in range(_SECOND_POLLS):
+        if _stamp(now()) > stamp:
+            return
+        time.sleep(1 / _SECOND_POLLS)
+
+
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "node"
 
@@ -323,13 +368,13 @@ def _unused(folder: Path, stem: str) -> Path:
     raise FailureError(msg)
 
 
-def _newest_digest(folder: Path, node: str) -> str | None:
-    """Return the digest of this node's last complete report in the folder, skipping what cannot be read as one."""
+def _newest(folder: Path, node: str) -> tuple[str, str | None]:
+    """Return the stamp and the digest of this node's last complete report in the folder, skipping what cannot be read as one."""
     for path in sorted(folder.glob(f"*-{_slug(node)}-*.json"), reverse=True):
         if not _FINISHED.fullmatch(path.name):
             continue
         with contextlib.suppress(HarnessError):
             report = codec.read(path, Report)
             if report.node.name == node:
-                return report.seal.digest
-    return None
+                return _stamp(report.sealed_at), report.seal.digest
+    return "", None

@@ -22,7 +22,7 @@ from harness.proof.verify import job_of
 
 __all__ = ["CutShort", "Lease", "Order"]
 
-_INSPECT_S = 120.0
+_INSPECT_S = 120.0  # besides watching: the GPUs at rest, and then the CPU
 _LOOK_S = 30.0
 _MOMENT_S = 1.0
 _OUTLIVED_S = 1.0  # when a driver dies, Ray kills the processes of a lease before the lease: that is no crash of theirs
@@ -84,12 +84,13 @@ class Lease:
     def inspect(self, idle_s: float = 0.0) -> Inventory:
         """Find out what this node has, in a process to spare: a driver that hangs or crashes hurts nobody else.
 
-        With `idle_s` the devices are watched at rest for so long, each in its turn.
+        With `idle_s` the devices are watched at rest for so long, first all GPUs and then the CPU.
 
         Raises:
             FailureError: that process crashed or did not end.
         """
-        ended = self._nursery.run(codec.encode(Task(kind="inspect", idle_s=idle_s)), deadline_s=_INSPECT_S)
+        asked = codec.encode(Task(kind="inspect", idle_s=idle_s))
+        ended = self._nursery.run(asked, deadline_s=_INSPECT_S + 2 * idle_s)
         if ended.how != "ok":
             msg = f"cannot inspect this node's devices: {ended.why}"
             raise FailureError(msg)
@@ -151,14 +152,22 @@ class Lease:
         )
         deadline = deadline_s(order.effort, order.device, order.jobs)
         started_at = now()
+        cut: KeyboardInterrupt | None = None
         try:
             reply = self._attempt(order.attempt, task, deadline, environment_for(order.device, order.peers))
         except Interrupted as err:
-            known = _known(order, err.result, started_at)
-            if not known.outcomes:
+            reply, cut = _known(order, err.result, started_at), err
+            if not reply.outcomes:
                 raise
-            raise CutShort(self._judged(order, before, known)) from err
-        return self._judged(order, before, reply)
+        try:
+            judged = self._judged(order, before, reply)
+        except KeyboardInterrupt as err:
+            if cut is not None:
+                raise  # the second one does not wait
+            cut, judged = err, self._judged(order, before, reply)
+        if cut is not None:
+            raise CutShort(judged) from cut
+        return judged
 
     def _judged(self, order: Order, before: Look, reply: Reply) -> Reply:
         """Return a reply with what a look at the device says of it: whether it is there, and who else computed on it."""

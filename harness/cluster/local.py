@@ -67,31 +67,40 @@ def drive(work: Mapping[str, Desk], hand: Hand, orders: Orders) -> Generator[tup
         reason = orders.out_of_time()
         if reason:
             events.append(Spent(reason))
-        ended = []
-        for command in scheduler.advance(time.monotonic(), events):
-            desk = work[command.lane]
-            match command:
-                case Ended():
-                    ended.append((desk.errand, command.outcome))
-                    continue
-                case Tried():
-                    orders.tried(desk.errand, command.name, command.job, command.attempt)
-                    continue
-                case Start():
-                    for job in command.jobs:
-                        orders.started(job)
-                case _:
-                    pass
-            hand.do(command)
-        yield from ended  # whoever takes them has them on disk before asking for more
-        hand.heard()
+        with orders.saving():
+            yield from _step(scheduler, work, hand, orders, events)
+            hand.heard()
         if scheduler.finished:
             return
         try:
             events = hand.poll(scheduler.wait_s(time.monotonic(), _POLL_S), scheduler.missing())
         except _Stopped as stopped:
-            yield from _saved(scheduler, work, stopped.last)
+            with orders.saving():
+                yield from _saved(scheduler, work, stopped.last)
             raise
+
+
+def _step(
+    scheduler: Scheduler, work: Mapping[str, Desk], hand: Hand, orders: Orders, events: Sequence[Event]
+) -> Iterator[tuple[Errand, Outcome]]:
+    """Do what the scheduler says to what has happened, and yield the outcomes."""
+    ended = []
+    for command in scheduler.advance(time.monotonic(), events):
+        desk = work[command.lane]
+        match command:
+            case Ended():
+                ended.append((desk.errand, command.outcome))
+                continue
+            case Tried():
+                orders.tried(desk.errand, command.name, command.job, command.attempt)
+                continue
+            case Start():
+                for job in command.jobs:
+                    orders.started(job)
+            case _:
+                pass
+        hand.do(command)
+    yield from ended  # whoever takes them has them on disk before asking for more
 
 
 class _Stopped(KeyboardInterrupt):

@@ -143,6 +143,8 @@ class Scheduler:
         station.flight = None
         station.state = "idle"
         self._settle(station, flight, reply)
+        if reply.device_lost is not None:  # now, and not only when a reply was made that lay in a spool
+            station.ailing = reply.device_lost
 
     def _broke(self, station: Station, event: Broke) -> None:
         if event.attempt is None:
@@ -207,15 +209,13 @@ class Scheduler:
             if self._again(station, cell, ended, in_company=company):
                 again.append(cell)
         station.count(flight, reply, self._patience.bad_most)
-        if reply.device_lost is not None:
-            station.ailing = reply.device_lost
         disturbed = [cell for cell in again if cell.last.ended == "contended"]
         self._line_up(station, disturbed, together=True)
         self._line_up(station, [cell for cell in again if cell not in disturbed], together=False)
 
     def _lose(self, station: Station, reason: str, how: AttemptEnd = "lost") -> None:
         """End what a device does, and wait until it is seen again."""
-        self._out.append(Release(station.lane.key))
+        self._out.append(Release(station.lane.key, lost=True))
         flight, station.flight = station.flight, None
         if station.lost_until is None:
             station.lost_until = self._now + self._patience.rejoin_s
@@ -267,10 +267,10 @@ class Scheduler:
             pause_s = min(patience.backoff_most_s, patience.backoff_s * 2**rank) * self._dice.uniform(0.5, 1.0)
         station.line_up(cells, self._now + pause_s, together=together)
 
-    def _drop(self, station: Station, reason: str) -> None:
+    def _drop(self, station: Station, end: Callable[[Cell], Outcome]) -> None:
         """End whatever waits."""
         for cell in station.cells():
-            self._out.append(Ended(station.lane.key, cell.give_up(reason)))
+            self._out.append(Ended(station.lane.key, end(cell)))
         station.waiting.clear()
 
     def _quarantine(self, station: Station, reason: str) -> None:
@@ -278,7 +278,8 @@ class Scheduler:
             return
         if station.flight:
             self._lose(station, reason)
-        self._drop(station, f"its device is out of the run: {reason}")
+        why, at = f"its device is out of the run: {reason}", self._utc()
+        self._drop(station, lambda cell: cell.lose(why, at))
         self._out.append(Release(station.lane.key))
         station.state = "quarantined"
 
@@ -303,7 +304,8 @@ class Scheduler:
     def _tidy(self, station: Station) -> None:
         """End what is not to be measured any more, and the device's part in the run where nothing is left."""
         if self._spent is not None:
-            self._drop(station, self._spent)
+            spent = self._spent
+            self._drop(station, lambda cell: cell.give_up(spent))
         while station.waiting and not station.flight:
             reason = station.lane.hindrance(station.waiting[0].cells[0].job)
             if reason is None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from harness import codec
 from harness.cluster.errand import Errand, Orders
 from harness.cluster.fanout import connect, inspect_on_ray, run_on_ray
+from harness.cluster.interrupts import held_off
 from harness.cluster.journal import Journal, prepare_folder, reopen
 from harness.cluster.local import inspect_here, run_here
 from harness.cluster.plan import check, choose, effort_for, plan, seed_or_fresh
@@ -121,7 +122,7 @@ def run(
         budget_s: seconds after which nothing new is started; what is left is reported as skipped.
         resume: unfinished reports to finish, with the plans, seeds and the one preset they have.
         key: file of the key to sign with (`keygen`); by default the one named by HARNESS_KEY; without one, unsigned.
-        node: label of this node in its report; by default its host name.
+        node: label of this node in its report, if there is one node; by default its host name.
         force: measure also a device that the preflight advises against.
         together: the GPUs of a node start each batch at the same moment, to show what they take from each other.
         progress: whoever wants to follow.
@@ -148,8 +149,8 @@ def run(
     check(names, preset, budget_s)
     folder = prepare_folder(out)
     with _reach(ray) as cluster:
-        seen = [replace(i, node=Node(name=node)) if node else i for i in _inspect(cluster, _idle_s(preset))]
-        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in _chosen(seen, device)]
+        seen = _labelled(_chosen(_inspect(cluster, _idle_s(preset)), device), node)
+        tasks = [_begin(i, chosen, names, preset, digits, folder, signing) for i, chosen in seen]
         return _carry_out(tasks, preset, cluster, budget_s, follower, ways)
 
 
@@ -193,6 +194,19 @@ def _chosen(found: Sequence[Inventory], selector: str) -> list[tuple[Inventory, 
     return picked
 
 
+def _labelled(
+    seen: list[tuple[Inventory, tuple[Device, ...]]], label: str | None
+) -> list[tuple[Inventory, tuple[Device, ...]]]:
+    """Give the node its label, which no two nodes may share: their reports would form one chain."""
+    if label is None:
+        return seen
+    if len(seen) > 1:
+        names = ", ".join(inventory.node.name for inventory, _ in seen)
+        msg = f"the label {label!r} is for one node, and there are {len(seen)}: {names}; leave it out, and each has its host name"
+        raise MisuseError(msg)
+    return [(replace(inventory, node=Node(name=label)), chosen) for inventory, chosen in seen]
+
+
 def _begin(
     inventory: Inventory,
     chosen: tuple[Device, ...],
@@ -232,12 +246,17 @@ def _one_preset(journals: Sequence[Journal]) -> str:
 
 
 def _rest(journal: Journal, found: Sequence[Inventory]) -> Errand:
-    """Return the jobs that a report still lacks, on the node that has its devices."""
+    """Return the jobs that a report still lacks, on the node that has its devices; of several that claim to have them, on its own."""
     jobs = journal.pending()
     needed = {job.device_uuid for job in jobs}
-    for inventory in found:
-        if needed <= {d.uuid for d in inventory.devices if d.unusable_reason is None}:
-            return Errand(inventory=inventory, jobs=jobs)
+    fit = [i for i in found if needed <= {d.uuid for d in i.devices if d.unusable_reason is None}]
+    own = [i for i in fit if i.node == journal.report.node] if len(fit) > 1 else fit
+    if own:
+        return Errand(inventory=own[0], jobs=jobs)
+    if fit:
+        nodes = ", ".join(i.node.name for i in fit)
+        msg = f"cannot resume {str(journal.path)!r}: nodes {nodes} say that they are the same machine, and none is {journal.report.node.name}"
+        raise MisuseError(msg)
     names = ", ".join(d.name for d in journal.report.devices if d.uuid in needed)
     msg = f"cannot resume {str(journal.path)!r} here: it was measured on {names}, which this machine does not have"
     raise MisuseError(msg)
@@ -266,6 +285,7 @@ def _carry_out(
         force=ways.force,
         together=ways.together,
         live=ways.live,
+        saving=held_off,
         glanced=follower.glanced if cluster and isinstance(follower, Watcher) else None,
     )
     errands = [
@@ -278,8 +298,7 @@ def _carry_out(
             held.callback(tries.close)
         carried_out = run_on_ray(errands, orders, cluster) if cluster else run_here(errands, orders)
         for errand, outcome in held.enter_context(closing(carried_out)):
-            books[errand.run][0].append(outcome)
-            follower.ended(outcome)
+            follower.ended(books[errand.run][0].append(outcome))
         for journal, tries in books.values():
             journal.finish()
             tries.close(complete=not journal.pending())

@@ -160,9 +160,10 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give a device back, ending whatever its lease still does."""
+    """Give a device back, ending whatever its lease still does; one that was lost may live on, and is not waited for."""
 
     lane: str
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +26,7 @@ from harness.errors import FailureError, ForgeryError
 from harness.measure.energy import idle_power_w
 from harness.measure.rounds import Effort
 from harness.measure.runner import measure_together
-from harness.model import Device, Environment, Job, Node, Outcome, Preflight, TelemetrySample
+from harness.model import Device, Environment, Failed, Job, Node, Outcome, Preflight, TelemetrySample
 from harness.proof.verify import job_of
 
 if TYPE_CHECKING:
@@ -97,7 +97,21 @@ def perform(request: bytes) -> Iterator[bytes]:
         teller = board.teller(task.live)
         for outcome in measure_together(task.jobs, backend, sensors, task.effort, idle_w=task.idle_w, teller=teller):
             teller.done_count += 1
-            yield codec.encode(outcome) + b"\n"  # canonical JSON has no line breaks of its own
+            yield _spelled(outcome) + b"\n"  # canonical JSON has no line breaks of its own
+
+
+def _spelled(outcome: Outcome) -> bytes:
+    """Return the bytes of an outcome, or of a failure where it holds what no report can: the other jobs' outcomes must not end with it."""
+    try:
+        return codec.encode(outcome)
+    except FailureError as err:
+        made = outcome.measurement or outcome.failed
+        if made is None:
+            raise
+        told = Failed(
+            job=made.job, started_at=made.started_at, elapsed_s=made.elapsed_s, outcome="failed", reason=str(err)
+        )
+        return codec.encode(Outcome(failed=told))
 
 
 def answered(data: bytes, jobs: Sequence[Job]) -> tuple[Outcome, ...]:
@@ -138,8 +152,9 @@ def _sensors(device: Device) -> Sensors:
 def _inspect(idle_s: float) -> Inventory:
     """Look at the devices: first at rest and from outside, then opened."""
     environment = _environment()
-    watched = {device.uuid: watch(device, idle_s) for device in nvml_devices() if device.unusable_reason is None}
+    watched = watch([device for device in nvml_devices() if device.unusable_reason is None], idle_s)
     devices = identity.devices()
+    watched |= watch([device for device in devices if device.kind == "cpu"], idle_s)
     return Inventory(
         node=Node(name=socket.gethostname()),
         environment=environment,
@@ -161,8 +176,6 @@ def _look(device: Device) -> Look:
 
 def _preflight(device: Device, seen: Watched | None, environment: Environment, idle_s: float) -> Preflight:
     """Put together what speaks against measuring a device; the node's own troubles are told once, with its CPU."""
-    if device.kind == "cpu":
-        seen = watch(device, idle_s)
     samples, processes = (seen.samples, seen.processes) if seen else ((), None)
     host = environment if device.kind == "cpu" else None
     return Preflight(
@@ -179,11 +192,12 @@ class Watched(NamedTuple):
     processes: tuple[GpuProcess, ...] | None
 
 
-def watch(device: Device, idle_s: float) -> Watched:
-    """Watch a device at rest."""
-    with closing(_sensors(device)) as sensors, Sampler(sensors) as sampler:
-        time.sleep(idle_s)
-    return Watched(sampler.samples, neighbours(device))
+def watch(devices: Sequence[Device], idle_s: float) -> dict[str, Watched]:
+    """Watch devices at rest, all at the same time; return what each showed, by its UUID."""
+    with ExitStack() as held:
+        samplers = [held.enter_context(Sampler(held.enter_context(closing(_sensors(device))))) for device in devices]
+        time.sleep(idle_s if devices else 0.0)
+    return {d.uuid: Watched(sampler.samples, neighbours(d)) for d, sampler in zip(devices, samplers, strict=True)}
 
 
 def _environment() -> Environment:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.device.machine import machine_uuid
 from harness.device.rapl import CpuSensors
 from harness.device.rng import Rng
 from harness.model import Device
@@ -135,15 +135,6 @@ def _physical_cores() -> int | None:
     return len(places) or None
 
 
-def _machine_uuid(model: str) -> str:
-    """Name the machine by a digest, so that its machine-id itself is not published."""
-    try:
-        machine = Path("/etc/machine-id").read_text().strip()
-    except OSError:
-        machine = f"{uuid.getnode():012x}"
-    return f"CPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{machine} {model}')}"
-
-
 def cpu_device() -> Device:
     """Describe this machine's CPU. Takes about a second: the model and its instruction sets come from py-cpuinfo."""
     import cpuinfo
@@ -151,14 +142,14 @@ def cpu_device() -> Device:
     info: dict[str, Any] = cpuinfo.get_cpu_info()
     name = info.get("brand_raw") or info.get("arch") or "unknown CPU"
     return Device(
-        uuid=_machine_uuid(name),
+        uuid=machine_uuid(name),
         name=name,
         kind="cpu",
         selector="cpu",
         memory_bytes=meminfo_bytes("MemTotal"),
-        l1_bytes=_cache_bytes(1),
-        l2_bytes=_cache_bytes(2),
-        l3_bytes=_cache_bytes(3),
+        l1_bytes=_cache_bytes(1, (0,)),
+        l2_bytes=_cache_bytes(2, (0,)),
+        l3_bytes=_cache_bytes(3, os.sched_getaffinity(0)),
         core_count=_physical_cores(),
         thread_count=len(os.sched_getaffinity(0)),
         isa=tuple(sorted(set(info.get("flags", ())) & _ISA)),
@@ -166,6 +157,7 @@ def cpu_device() -> Device:
     )
 
 
+_CACHE_FILES = ("level", "type", "size", "shared_cpu_list")
 _ISA = frozenset(
     {
         "sse4_2",
@@ -185,13 +177,18 @@ _ISA = frozenset(
 )
 
 
-def _cache_bytes(level: int, root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int | None:
-    """Return the size of one data cache of the first core's; py-cpuinfo takes its figures from /proc, where L3 is often wrong."""
-    for index in root.glob("index*"):
+def _cache_bytes(level: int, cpus: Collection[int], root: Path = Path("/sys/devices/system/cpu")) -> int | None:
+    """Return the size of the data caches of a level that some CPUs have, each counted once; None where the kernel shows none.
+
+    An L3 may come in slices, and whatever is to be cold must not fit into all of them together. Not from py-cpuinfo, which takes its
+    figures from /proc, where L3 is often wrong.
+    """
+    found: dict[str, int] = {}  # by the CPUs that share it
+    for index in (index for cpu in cpus for index in (root / f"cpu{cpu}" / "cache").glob("index*")):
         try:
-            found, kind, size = (index.joinpath(f).read_text().strip() for f in ("level", "type", "size"))
+            at, kind, size, shared = ((index / name).read_text().strip() for name in _CACHE_FILES)
         except OSError:
             continue
-        if found == str(level) and kind != "Instruction" and size.endswith("K"):
-            return int(size[:-1]) * 1024
-    return None
+        if at == str(level) and kind != "Instruction" and size.endswith("K"):
+            found[shared] = int(size[:-1]) * 1024
+    return sum(found.values()) or None

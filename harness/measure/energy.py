@@ -26,6 +26,7 @@ class Mark:
 
     at_s: float
     runs: int
+    rested: bool = False  # there was a rest between the mark before and this one
 
 
 def spent(  # noqa: PLR0913 - all that a reading of energy has to be held against
@@ -37,7 +38,8 @@ def spent(  # noqa: PLR0913 - all that a reading of energy has to be held agains
     idle_w: float | None = None,
     power_limit_w: float | None = None,
 ) -> Energy | None:
-    """Return the energy of the load between the first and the last mark; None where no sensor covers `window_min_s` of it."""
+    """Return the energy of the longest load that no rest interrupted, by its marks; None where no sensor covers `window_min_s` of it."""
+    marks = _longest_load(marks)
     if len(marks) < 2:  # noqa: PLR2004 - a window has two ends
         return None
     under_load = [s for s in samples if marks[0].at_s <= s.at_s <= marks[-1].at_s]
@@ -68,6 +70,13 @@ def idle_power_w(samples: Sequence[TelemetrySample]) -> float | None:
     """Return the mean power of a device at rest, or None if it told none."""
     watts = [s.power_w for s in samples if s.power_w is not None]
     return sum(watts) / len(watts) if watts else None
+
+
+def _longest_load(marks: Sequence[Mark]) -> Sequence[Mark]:
+    """Return the marks of the longest time without a rest: what a device takes while it cools is no run's."""
+    edges = [0, *(i for i, mark in enumerate(marks) if mark.rested), len(marks)]
+    loads = [marks[begin:end] for begin, end in pairwise(edges) if begin < end]
+    return max(loads, key=lambda load: load[-1].at_s - load[0].at_s, default=())
 
 
 def _ticks(samples: Sequence[TelemetrySample]) -> tuple[list[tuple[float, float]], bool]:

@@ -7,6 +7,7 @@ the device's; the host's clock is read beside it and must not contradict it.
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -50,27 +51,34 @@ def measure_together(  # noqa: PLR0913 - what is told apart stays apart
     teller = teller or Teller()
     together = [job for job in jobs if job.regime == "burst"]
     crowded: list[Job] = []
-    seats: list[Seat] = []
+    seats: list[Seat] = []  # the one place that holds what is set up: emptied, it gives the memory back
     for job in together:
         teller.tell(job, "setting up")
-        seat, outcome = sit_down(job, backend)
+        outcome = _seat(seats, job, backend)
         if outcome is not None and seats and _wants_room(outcome):
             crowded.append(job)
         elif outcome is not None:
             yield outcome
-        elif seat is not None:
-            seats.append(seat)
     yield from _in_turns(seats, backend, sensors, effort, teller)
-    seats.clear()
     for job in [*crowded, *(j for j in jobs if j.regime == "sustained")]:
+        seats.clear()
+        gc.collect()  # a case whose parts refer to each other would stay
         teller.tell(job, "setting up")
-        seat, outcome = sit_down(job, backend)
-        if seat is not None:
-            seat.idle_w = idle_w
-            turns = _sustained if job.regime == "sustained" else _in_turns
-            yield from turns([seat], backend, sensors, effort, teller)
-        elif outcome is not None:
+        outcome = _seat(seats, job, backend, idle_w)
+        if outcome is not None:
             yield outcome
+            continue
+        turns = _sustained if job.regime == "sustained" else _in_turns
+        yield from turns(seats, backend, sensors, effort, teller)
+
+
+def _seat(seats: list[Seat], job: Job, backend: Backend, idle_w: float | None = None) -> Outcome | None:
+    """Set a job up among those that have a seat; return what became of it instead."""
+    seat, outcome = sit_down(job, backend)
+    if seat is not None:
+        seat.idle_w = idle_w
+        seats.append(seat)
+    return outcome
 
 
 def _wants_room(outcome: Outcome) -> bool:

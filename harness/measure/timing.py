@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -24,7 +24,9 @@ _HELD_MOST = 256  # runs behind a waiting kernel; a stream takes about a thousan
 _WINDOWS = 5
 _SPAN_S = 0.01  # of load between two looks at the clock on the wall
 _SOAK_READING_S = 1.0
-_TOLD_S = 1.0  # between the samples kept of a time that is not measured
+_TOLD_S = 1.0  # between the samples kept of a load that is not measured
+_LOAD_KEPT_MOST = 120  # of these
+_KEPT_MOST = 32  # samples of the rounds, unless they have more ends: 20 a second would fill a report of eight GPUs
 _COOL_C = 5.0
 _COOL_POLL_S = 0.5
 _BELIEVED_FRACTION = 0.01  # of the host's time of a run, what its launch may leave to the run itself
@@ -53,6 +55,7 @@ class Clockwork:
         self._batch = 1
         self._sample_s = _SHORTEST_S
         self._cool_c: float | None = None
+        self._rested = False  # since the last mark
 
     def _time(self, batch: int, *, hold: bool = False) -> tuple[float, float, bool]:
         """Run a batch; return its time by the device and by the host, and whether it was held back as asked."""
@@ -64,14 +67,18 @@ class Clockwork:
         self.loaded_s += watch.host_s
         return watch.device_s, watch.host_s, watch.held and not watch.expired
 
+    def _mark(self, at_s: float) -> float:
+        self.marks.append(Mark(at_s=at_s, runs=self._runs, rested=self._rested))
+        self._rested = False
+        return at_s
+
     def load(self, for_s: float) -> None:
         """Keep the device busy for a time, and count what it did."""
         end_s = self._sampler.at_s() + for_s
         batch = max(1, int(self._batch * min(_SPAN_S / self._sample_s, 1e6)))
         while True:
             self._time(batch)
-            at_s = self._sampler.at_s()
-            self.marks.append(Mark(at_s=at_s, runs=self._runs))
+            at_s = self._mark(self._sampler.at_s())
             if at_s >= end_s:
                 return
 
@@ -148,7 +155,7 @@ class Clockwork:
             host.append(host_s)
         clock_mhz = self._backend.clock_mhz(before, self._backend.stamp())
         end_s = self._sampler.take()
-        self.marks.append(Mark(at_s=end_s, runs=self._runs))
+        self._mark(end_s)
         # Of one sample the host may have slept through the end; of most of them only a false timer makes it so.
         self.timers_disagree = self.timers_disagree or timers_differ(median(device), median(host))
         taken = Round(
@@ -173,6 +180,7 @@ class Clockwork:
             told = [s.temperature_c for s in self._sampler.samples[-1:] if s.temperature_c is not None]
             if not told or self._cool_c is None or told[0] <= self._cool_c + _COOL_C:
                 return
+            self._rested = True
             time.sleep(min(_COOL_POLL_S, effort.cool_max_s))
 
     def activity(self, time_s: float) -> Activity | None:
@@ -189,14 +197,37 @@ class Clockwork:
         return tuple(s for span in self.spans(rounds) for s in span)
 
     def told(self) -> tuple[TelemetrySample, ...]:
-        """Return what is worth keeping: the first sample, all of the rounds, and one a second of the load before and between."""
-        within = set(map(id, self.telemetry(self.rounds)))
-        kept, last_s = list[TelemetrySample](), float("-inf")
-        loaded = [(self.marks[0].at_s, self.marks[-1].at_s)] if len(self.marks) > len(self.rounds) else []
-        loaded += [(s.at_s, s.at_s) for s in self._sampler.samples[:1]]
-        for sample in self._sampler.samples:
-            spaced = sample.at_s - last_s >= _TOLD_S and any(a <= sample.at_s <= b for a, b in loaded)
-            if id(sample) in within or spaced:
-                kept.append(sample)
-                last_s = sample.at_s
-        return tuple(kept)
+        """Return what is worth keeping, which is less than what was judged: a report has room for the jobs of many devices.
+
+        That is the first sample, both ends of each round, whatever names a cause of slowness first in its round, some more spread evenly
+        over the rounds, and one a second of the load before and between.
+        """
+        samples, ends = self._sampler.samples, {at_s for span in self._spans for at_s in span}
+        kept = {id(s) for s in samples if s.at_s in ends} | {id(s) for s in samples[:1]}
+        within = self.spans(self.rounds)
+        for span in within:
+            kept |= {id(s) for s in _first_of_each_cause(span, kept)}
+        room = max(0, _KEPT_MOST - len(ends))
+        kept |= {id(s) for s in _evenly([s for span in within for s in span if id(s) not in kept], room)}
+        if len(self.marks) > len(self.rounds):
+            loaded = self._sampler.between(self.marks[0].at_s, self.marks[-1].at_s)
+            span_s = self.marks[-1].at_s - self.marks[0].at_s
+            kept |= {id(s) for s in _evenly(loaded, min(_LOAD_KEPT_MOST, int(span_s / _TOLD_S)))}
+        return tuple(s for s in samples if id(s) in kept)
+
+
+def _evenly(samples: Sequence[TelemetrySample], most: int) -> Sequence[TelemetrySample]:
+    """Return at most so many samples, as evenly spread as may be."""
+    if len(samples) <= most:
+        return samples
+    return [samples[(2 * i + 1) * len(samples) // (2 * most)] for i in range(most)]
+
+
+def _first_of_each_cause(span: Sequence[TelemetrySample], kept: Collection[int]) -> Iterator[TelemetrySample]:
+    """Yield of a round the first sample with each cause of slowness that none of those kept names."""
+    named = {cause for s in span if id(s) in kept for cause in s.throttle_reasons or ()}
+    for sample in span:
+        fresh = set(sample.throttle_reasons or ()) - named
+        if fresh:
+            named |= fresh
+            yield sample
