@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import math
 import re
 import subprocess
 import sys
@@ -132,8 +133,8 @@ def test_repetitions_are_independent_and_a_seed_repeats_them_all() -> None:
 
 def test_the_record_survives_the_wire() -> None:
     report = benched(
-        Simulated(SCRIPTS["noisy"]),
-        replace(PLAN, audits=True, search=True, repetitions_count=1, usd_per_hour=Decimal(1)),
+        Limited(SCRIPTS["noisy"]),
+        replace(PLAN, audits=True, search=True, slo=find_slo("e2e=0.5"), repetitions_count=1, usd_per_hour=Decimal(1)),
     )
     data = codec.encode(report)
     assert codec.decode(data, ServeReport) == report
@@ -148,16 +149,47 @@ def test_fewer_than_three_repetitions_have_no_interval() -> None:
 
 
 class Limited(Simulated):
-    """Serves four at a time; the others wait."""
+    """Serves so many at a time; the others wait."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, places: int = 4) -> None:
         super().__init__(script)
-        self._slots = asyncio.Semaphore(4)
+        self._slots = asyncio.Semaphore(places)
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         async with self._slots:
             async for event in super().stream(request):
                 yield event
+
+
+@pytest.mark.parametrize(
+    ("places", "slo", "told"),
+    [(64, "ttft=0.5", "ttft=0.5"), (4, "batch", "batch,ttft=6.4")],  # which limits no waiting: then ten requests alone
+)
+def test_a_rate_is_tried_for_as_long_as_a_queue_needs_to_show(places: int, slo: str, told: str) -> None:
+    """Each place is taken for 0.64 s. A burst of 66 requests finds 64 places nearly all free, whatever its rate."""
+    server = Limited(Script(first_s=0.08, gap_s=0.56, bundle=8, role_first=False), places)
+    plan = Plan(
+        seed="5eed", search=True, repetitions_count=1, input_tokens=8, output_tokens=16, slo=find_slo(slo), audits=False
+    )
+    (found,) = benched(server, plan).searches
+    assert found.slo == told
+    assert found.passed_rate_per_s is not None
+    few = 0.1 if places == 4 else 0.0  # some 400 arrivals of one draw may be a tenth sparser than their rate
+    assert 0.9 - few < found.passed_rate_per_s / (places / 0.64) < 1.1 + few
+    assert found.failed_rate_per_s is not None
+
+
+def test_a_search_ends_where_a_try_would_take_more_requests_than_a_run_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen, "REQUESTS_MOST", 100)
+    report = benched(
+        Simulated(Script(first_s=0.1, gap_s=0.0)), replace(PLAN, users=(), search=True, slo=find_slo("e2e=1"))
+    )
+    (found, *_) = report.searches
+    assert found.passed_rate_per_s is not None
+    assert found.passed_rate_per_s <= 10 < 2 * found.passed_rate_per_s
+    assert found.failed_rate_per_s is None
+    assert found.ended == "20 requests/s were not tried: long enough to tell would be 200 requests"
+    assert f"10/s passed, none failed, in 1 tries; {found.ended}" in drawn(report)
 
 
 def good_by_hand(rate_per_s: float, requests: int, seed: int) -> int:
@@ -180,9 +212,11 @@ def test_the_highest_rate_within_an_slo_is_the_one_that_a_queue_worked_out_by_ha
         assert 5 < found.passed_rate_per_s < 4 / 0.3
         assert found.failed_rate_per_s < 1.06 * found.passed_rate_per_s
         for tried in found.tries:
-            good = good_by_hand(tried.rate_per_s, 66, _number(plan.seed, f"search/{i}"))
-            assert tried.passed == (good >= 0.95 * 66)
-            assert tried.good_count == good if tried.passed else tried.good_count < 0.95 * 66
+            count = tried.requests_count
+            assert count == max(66, math.ceil(tried.rate_per_s * 5.0))
+            good = good_by_hand(tried.rate_per_s, count, _number(plan.seed, f"search/{i}"))
+            assert tried.passed == (good >= 0.95 * count)
+            assert tried.good_count == good if tried.passed else tried.good_count < 0.95 * count
     assert report.max_rate
     assert report.max_rate.value in {s.passed_rate_per_s for s in report.searches}
     assert "highest rate within the SLO: " in drawn(report)

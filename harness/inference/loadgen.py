@@ -41,6 +41,7 @@ __all__ = [
     "poisson",
 ]
 
+REQUESTS_MOST = 1 << 16  # of a run: what an array of a record may hold
 LAG_MOST_S = 0.005
 CPU_MOST_FRACTION = 0.8
 _TICK_S = 0.005

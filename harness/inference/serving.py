@@ -27,7 +27,7 @@ from harness.inference import audit, loadgen, metrics
 from harness.inference.client import Endpoint
 from harness.inference.exchange import Exchange, Request, Server
 from harness.inference.loadgen import Load, Run
-from harness.inference.slo import SLOS, Search, Slo, Try, good_fraction, is_good, search
+from harness.inference.slo import SLOS, Search, Slo, Try, good_fraction, impatient, is_good, search, try_s
 
 __all__ = ["Level", "Plan", "Progress", "Prompts", "Ready", "ServeReport", "Spread", "bench", "make_ready"]
 
@@ -252,10 +252,10 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         output_tokens=plan.output_tokens,
         timeout_s=plan.timeout_s,
     )
-    parts = _Bench(server, plan, ready.prompts, progress, joules, judged=not in_process)
+    parts = _Bench(server, plan, ready, progress, joules, judged=not in_process)
     probes = await parts.probe() if plan.audits else None
     levels = [await parts.level(load) for load in loads]
-    searches = [await parts.search(i, 1 / ready.e2e_s) for i in range(plan.repetitions_count if plan.search else 0)]
+    searches = [await parts.search(i) for i in range(plan.repetitions_count if plan.search else 0)]
     seen = [x for level in levels for run in level.runs for x in run.exchanges]
     return ServeReport(
         schema="harness.serve/1",
@@ -300,14 +300,14 @@ class _Bench:
         self,
         server: Server,
         plan: Plan,
-        prompts: Prompts,
+        ready: Ready,
         progress: Progress,
         joules: Callable[[], float | None],
         *,
         judged: bool,
     ) -> None:
-        self._server, self._plan, self._prompts, self._progress, self._joules = server, plan, prompts, progress, joules
-        self._judged = judged
+        self._server, self._plan, self._ready, self._progress, self._joules = server, plan, ready, progress, joules
+        self._prompts, self._judged = ready.prompts, judged
 
     async def probe(self) -> audit.Probes:
         self._progress.begins("probing", audit.ROUNDS)
@@ -331,28 +331,33 @@ class _Bench:
                     raise
         return _summary(load, runs, discarded, self._plan)
 
-    async def search(self, repetition: int, start_per_s: float) -> Search:
+    async def search(self, repetition: int) -> Search:
         plan = self._plan
-        count = plan.requests_count * plan.repetitions_count
-        bad_most = math.floor((1 - plan.slo.least_fraction) * count + 1e-9)
+        slo = impatient(plan.slo, alone_s=self._ready.e2e_s)
+        least = plan.requests_count * plan.repetitions_count
         seed = _number(plan.seed, f"search/{repetition}")
 
         async def attempt(rate_per_s: float) -> Try:
             part = f"search {repetition + 1}: {rate_per_s:.4g} requests/s"
+            count = max(least, math.ceil(rate_per_s * try_s(slo, alone_s=self._ready.e2e_s)))
+            if count > loadgen.REQUESTS_MOST:
+                msg = f"{rate_per_s:.4g} requests/s were not tried: long enough to tell would be {count} requests"
+                raise loadgen.BusyClientError(msg)
+            bad_most = math.floor((1 - slo.least_fraction) * count + 1e-9)
             self._progress.begins(part, count)
             bad = 0
 
             def hopeless(x: Exchange) -> bool:
                 nonlocal bad
-                bad += not is_good(x, plan.slo)
+                bad += not is_good(x, slo)
                 return bad > bad_most
 
             load = loadgen.poisson(rate_per_s, count, seed, cap=plan.cap_count, timeout_s=plan.timeout_s)
             run = await self._drive(load, part, hopeless)
-            good = sum(is_good(x, plan.slo) for x in run.exchanges)
+            good = sum(is_good(x, slo) for x in run.exchanges)
             return Try(rate_per_s=rate_per_s, requests_count=count, good_count=good, passed=bad <= bad_most)
 
-        return await search(attempt, plan.slo, start_per_s=start_per_s)
+        return await search(attempt, slo, start_per_s=1 / self._ready.e2e_s)
 
     async def _drive(self, load: Load, part: str, stop: Callable[[Exchange], bool]) -> Run:
         def watch(x: Exchange) -> bool:
