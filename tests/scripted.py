@@ -43,6 +43,8 @@ class Script:
     stop_at: int | None = None  # tokens: ends early, of its own
     says_length: bool = False  # and calls that the length asked for
     usage_factor: float | None = 1.0  # of the tokens it sent; None: tells none
+    usage_tokens: int | None = None  # what it claims, whatever it sent
+    raw: bytes | None = None  # all it answers, and then the connection is closed
     hold: int | None = None  # chunks; what follows waits for the last
     decoy: bool = False  # a first token from nowhere, at once
     caches: bool = False  # a prompt it knows is answered at once
@@ -65,6 +67,9 @@ SCRIPTS = {
     "truncated": Script(cut_after=3),
     "erring": Script(in_process_error=True),
     "usage": Script(usage_factor=2.0),
+    "huge": Script(usage_tokens=2**60, first_s=0.01, gap_s=0.0),
+    "negative": Script(usage_tokens=-5, first_s=0.01, gap_s=0.0),
+    "latin-1": Script(raw=b"HTTP/1.1 503 D\xe9bord\xe9\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
     "short": Script(stop_at=5),
     "liar": Script(stop_at=5, says_length=True, usage_factor=3.2),
     "burst": Script(hold=0),
@@ -139,10 +144,10 @@ class Player:
     def usage(self, prompt: str, asked: int) -> Usage | None:
         if self.script.usage_factor is None:
             return None
-        return Usage(
-            input_tokens=len(prompt.split()) + 7,  # its template
-            output_tokens=min(int(self.count(asked) * self.script.usage_factor), 10**6),
-        )
+        counted = min(int(self.count(asked) * self.script.usage_factor), 10**6)
+        if self.script.usage_tokens is not None:
+            counted = self.script.usage_tokens
+        return Usage(input_tokens=len(prompt.split()) + 7, output_tokens=counted)  # 7: its template
 
     def finish(self, asked: int) -> str:
         return "stop" if self.count(asked) < asked and not self.script.says_length else "length"
@@ -234,6 +239,11 @@ class _Served:
             return web.json_response({"error": {"message": "unknown field ignore_eos"}}, status=400)
         if player.refuses():
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
+        if player.script.raw is not None:
+            assert request.transport
+            request.transport.write(player.script.raw)
+            request.transport.close()
+            return web.Response()  # of which nothing is sent
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         sent_s = await self._play(request, response, player, prompt, asked, arrived_s)

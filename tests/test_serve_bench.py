@@ -163,11 +163,14 @@ class Limited(Simulated):
 
 @pytest.mark.parametrize(
     ("places", "slo", "told"),
-    [(64, "ttft=0.5", "ttft=0.5"), (4, "batch", "batch,ttft=6.4")],  # which limits no waiting: then ten requests alone
+    [
+        (64, "ttft=0.06", "ttft=0.06"),
+        (4, "batch", "batch,ttft=0.8"),
+    ],  # which limits no waiting: then ten requests alone
 )
 def test_a_rate_is_tried_for_as_long_as_a_queue_needs_to_show(places: int, slo: str, told: str) -> None:
-    """Each place is taken for 0.64 s. A burst of 66 requests finds 64 places nearly all free, whatever its rate."""
-    server = Limited(Script(first_s=0.08, gap_s=0.56, bundle=8, role_first=False), places)
+    """Each place is taken for 0.08 s. A burst of 66 requests finds 64 places nearly all free, whatever its rate."""
+    server = Limited(Script(first_s=0.01, gap_s=0.07, bundle=8, role_first=False), places)
     plan = Plan(
         seed="5eed", search=True, repetitions_count=1, input_tokens=8, output_tokens=16, slo=find_slo(slo), audits=False
     )
@@ -175,7 +178,7 @@ def test_a_rate_is_tried_for_as_long_as_a_queue_needs_to_show(places: int, slo: 
     assert found.slo == told
     assert found.passed_rate_per_s is not None
     few = 0.1 if places == 4 else 0.0  # some 400 arrivals of one draw may be a tenth sparser than their rate
-    assert 0.9 - few < found.passed_rate_per_s / (places / 0.64) < 1.1 + few
+    assert 0.9 - few < found.passed_rate_per_s / (places / 0.08) < 1.1 + few
     assert found.failed_rate_per_s is not None
 
 
@@ -284,6 +287,11 @@ def test_a_client_that_stays_busy_reports_nothing(monkeypatch: pytest.MonkeyPatc
 def test_a_plan_without_a_load_is_refused() -> None:
     with pytest.raises(MisuseError, match="puts no load on the server"):
         benched(Simulated(Script()), replace(PLAN, users=()))
+
+
+def test_a_plan_of_longer_replies_than_can_be_recorded_is_refused() -> None:
+    with pytest.raises(MisuseError, match="output_tokens is 65537; a reply of 1 to 65536 tokens can be recorded"):
+        benched(Simulated(Script()), replace(PLAN, output_tokens=65_537))
 
 
 def test_progress_hears_of_every_request() -> None:
@@ -441,6 +449,13 @@ def test_several_models_must_be_told_apart(call: Call, url: str) -> None:
         (("http://h", "--rate", "-1"), "'-1' is not positive numbers", "such as 0.5,2"),
         (("http://h", "--rate", "nan"), "'nan' is not positive numbers", "such as 0.5,2"),
         (("http://h", "--requests", "0"), "'--requests': 0 is not in the range", "1<=x<="),
+        (("http://h", "--requests", "65537"), "'--requests': 65537 is not in the range", "1<=x<=65536"),
+        (("http://h", "--output-tokens", "65537"), "'--output-tokens': 65537 is not in the range", "1<=x<=65536"),
+        (
+            ("http://h", "--model", "m", "--users", "30000"),
+            "a run of 90000 requests",
+            "the 65536 that its record can hold",
+        ),
         (("http://h", "--slo", "fast"), "no SLO 'fast'", "there are standard, interactive, local, batch"),
         (("http://h", "--timeout", "nan"), "timeout nan", "is not a positive number of seconds"),
         (("http://h", "--price", "cheap"), "price 'cheap'", "is not a positive number of USD per hour"),

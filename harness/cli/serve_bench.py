@@ -48,6 +48,7 @@ class _Numbers(click.ParamType[Any]):
 
 
 _positive = click.IntRange(min=1, max=1_000_000)
+_recorded = click.IntRange(min=1, max=1 << 16)  # what an array of the report can hold
 
 
 @click.command("serve-bench")
@@ -66,16 +67,16 @@ _positive = click.IntRange(min=1, max=1_000_000)
 )
 @click.option(
     "--requests",
-    type=_positive,
+    type=_recorded,
     default=22,
     show_default=True,
     help="Of each repetition of each load; at least 3 a user.",
 )
-@click.option("--repeat", type=_positive, default=3, show_default=True, help="Independent repetitions.")
+@click.option("--repeat", type=_recorded, default=3, show_default=True, help="Independent repetitions.")
 @click.option(
     "--input-tokens", type=_positive, default=256, show_default=True, help="Of a prompt, by the server's count."
 )
-@click.option("--output-tokens", type=_positive, default=64, show_default=True, help="Of a reply.")
+@click.option("--output-tokens", type=_recorded, default=64, show_default=True, help="Of a reply.")
 @click.option("--cap", type=_positive, help="Requests in flight at most, with --rate, --offline and --search.")
 @click.option(
     "--timeout", "timeout_s", type=float, default=120.0, show_default=True, metavar="SECONDS", help="Of a request."

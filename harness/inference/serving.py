@@ -237,10 +237,13 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         joules: reads a counter of the energy that the server's device has spent.
 
     Raises:
-        MisuseError: the plan holds no load.
+        MisuseError: the plan holds no load, or one of more requests or tokens of reply than a record can hold.
         FailureError: the server does not answer, or this client was the bottleneck.
     """
     loads = _loads(plan)
+    if not 0 < plan.output_tokens <= loadgen.CHUNKS_MOST:
+        msg = f"output_tokens is {plan.output_tokens}; a reply of 1 to {loadgen.CHUNKS_MOST} tokens can be recorded"
+        raise MisuseError(msg)
     if not (loads or plan.search):
         msg = "the plan puts no load on the server: name users, rates, offline, or search"
         raise MisuseError(msg)
