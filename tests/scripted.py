@@ -39,6 +39,7 @@ class Script:
     stall_after: int | None = None  # chunks, then a pause
     stall_s: float = 0.0
     fail_every: int | None = None  # requests: HTTP 500
+    busy_first: int = 0  # requests: HTTP 429
     cut_after: int | None = None  # chunks, then the connection is gone
     stop_at: int | None = None  # tokens: ends early, of its own
     says_length: bool = False  # and calls that the length asked for
@@ -80,6 +81,8 @@ SCRIPTS = {
     "freezing": Script(first_s=0.01, gap_s=0.0, freeze_every_s=1.5, freeze_s=0.3),
     "unfinished": Script(unfinished_after=3, first_s=0.01),
     "lingering": Script(first_s=0.004, gap_s=0.002, linger_s=0.03),
+    "locked": Script(raw=b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    "busy": Script(first_s=0.004, gap_s=0.002, busy_first=1),
     "strict": Script(first_s=0.004, gap_s=0.002, strict=True),
     "fast": Script(first_s=0.004, gap_s=0.002),
     "prefix": Script(caches_prefix=True, jitter=0.25),
@@ -106,12 +109,16 @@ class Player:
         self.script = script
         self._rng = random.Random(seed)  # noqa: S311
         self._known: set[str] = set()
-        self._requests = 0
+        self._requests = self._busy = 0
 
     def refuses(self) -> bool:
         self._requests += 1
         every = self.script.fail_every
         return every is not None and self._requests % every == 0
+
+    def busy(self) -> bool:
+        self._busy += 1
+        return self._busy <= self.script.busy_first
 
     def _noise(self) -> float:
         return self._rng.lognormvariate(0, self.script.jitter) if self.script.jitter else 1.0
@@ -237,10 +244,13 @@ class _Served:
         prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         if player.script.strict and "ignore_eos" in body:
             return web.json_response({"error": {"message": "unknown field ignore_eos"}}, status=400)
+        if player.busy():
+            return web.json_response({"error": {"message": "too many requests"}}, status=429)
         if player.refuses():
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
         if player.script.raw is not None:
             assert request.transport
+            self._log.append({"model": body["model"], "prompt": prompt, "body": body})
             request.transport.write(player.script.raw)
             request.transport.close()
             return web.Response()  # of which nothing is sent

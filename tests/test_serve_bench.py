@@ -402,10 +402,25 @@ def log_of(url: str) -> list[dict[str, Any]]:
 
 def test_a_server_that_knows_no_ignore_eos_is_asked_without(call: Call, url: str) -> None:
     log_of(url)
-    assert call(url, "--model", "strict", *SMALL, "--no-audit").code == 0
+    said = call(url, "--model", "strict", *SMALL, "--no-audit", "--json")
+    assert (said.code, json.loads(said.out)["report"]["ignore_eos"]) == (0, False)
     assert {"ignore_eos" in e["body"] for e in log_of(url)} == {False}
-    assert call(url, "--model", "fast", *SMALL, "--no-audit").code == 0
-    assert {e["body"]["ignore_eos"] for e in log_of(url)} == {True}
+    assert "(it refuses ignore_eos: a reply may end before)" in call(url, "--model", "strict", *SMALL, "--no-audit").out
+
+
+@pytest.mark.parametrize("model", ["fast", "busy"])  # one is busy at first, which says nothing of the word
+def test_a_server_that_knows_ignore_eos_is_asked_with_it(call: Call, url: str, model: str) -> None:
+    log_of(url)
+    said = call(url, "--model", model, *SMALL, "--no-audit", "--json")
+    assert (said.code, json.loads(said.out)["report"]["ignore_eos"]) == (0, True), said
+    assert {e["body"].get("ignore_eos") for e in log_of(url)} == {True}
+
+
+def test_a_server_that_refuses_for_another_reason_is_not_asked_again(call: Call, url: str) -> None:
+    log_of(url)
+    said = call(url, "--model", "locked", *SMALL)
+    assert (said.code, said.out, len(log_of(url))) == (1, "", 1)
+    assert "does not answer a first request: HTTP 401 Unauthorized" in said.err
 
 
 @pytest.mark.parametrize("how", ["file", "environment"])

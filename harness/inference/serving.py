@@ -33,6 +33,8 @@ __all__ = ["Level", "Plan", "Progress", "Prompts", "Ready", "ServeReport", "Spre
 
 _DISCARDED_MOST = 2  # repetitions of a load in which this client was the bottleneck, done again
 _EACH_LEAST = 3  # requests of a user: the first ones come all at once, the last ones find an idle server
+_UNKNOWN_WORD = ("HTTP 400", "HTTP 422")  # how a server refuses `ignore_eos`; any other refusal is about something else
+_BUSY, _BUSY_WAITS_S = ("HTTP 408", "HTTP 429"), (1.0, 2.0, 4.0)
 _ENERGY_LEAST_S = 20.0  # the driver's counter moves ten times a second
 _WORDS = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "student",
@@ -101,16 +103,21 @@ async def make_ready(server: Server, *, seed: str, input_tokens: int, output_tok
 
 
 async def _first(server: Server, prompts: Prompts, timeout_s: float) -> Exchange:
-    now_s = asyncio.get_running_loop().time()
     request = prompts.ask(f"ready/{prompts.words_count}")(0)
-    found, _ = await loadgen.exchange(server, request, started_s=now_s, intended_s=now_s, timeout_s=timeout_s)
-    if found.failure and isinstance(server, Endpoint) and server.ignore_eos and found.failure.startswith("HTTP 4"):
-        server.ignore_eos = False  # it does not know the word
-        return await _first(server, prompts, timeout_s)
-    if found.failure:
-        msg = f"the server does not answer a first request: {found.failure}"
-        raise FailureError(msg)
-    return found
+    waits = iter(_BUSY_WAITS_S)
+    while True:
+        now_s = asyncio.get_running_loop().time()
+        found, _ = await loadgen.exchange(server, request, started_s=now_s, intended_s=now_s, timeout_s=timeout_s)
+        if found.failure is None:
+            return found
+        status = found.failure[:8]
+        if status in _UNKNOWN_WORD and isinstance(server, Endpoint) and server.ignore_eos:
+            server.ignore_eos = False
+        elif status in _BUSY and (wait_s := next(waits, None)) is not None:
+            await asyncio.sleep(wait_s)
+        else:
+            msg = f"the server does not answer a first request: {found.failure}"
+            raise FailureError(msg)
 
 
 def _fitting(wanted: int, lengths: Sequence[int], counts: Sequence[int | None]) -> int:
@@ -189,6 +196,9 @@ class ServeReport:
     server: str  # an address, or what served in this process
     model: str
     api: str
+    ignore_eos: (
+        bool | None
+    )  # whether it was told to go on to the number of tokens asked for; None: in this process, where it does
     plan: Plan
     prompt_words_count: int
     input_tokens: int | None
@@ -269,6 +279,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         server=name,
         model=model,
         api=api,
+        ignore_eos=server.ignore_eos if isinstance(server, Endpoint) else None,
         plan=plan,
         prompt_words_count=ready.prompts.words_count,
         input_tokens=ready.input_tokens,
