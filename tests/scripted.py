@@ -54,7 +54,8 @@ class Script:
     jitter: float = 0.0  # sigma of log-normal times
     freeze_every_s: float | None = None
     freeze_s: float = 0.0
-    in_process_error: bool = False  # reports an error inside the stream
+    in_process_error: dict[str, Any] | None = None  # said inside the stream, after two chunks; then [DONE]
+    done_after: int | None = None  # chunks, then [DONE], without a reason of the end
     unfinished_after: int | None = None  # chunks, then an orderly end that is none of the reply
     linger_s: float = 0.0  # between the end of the reply and that of its body
     strict: bool = False  # refuses what it does not know, as the public APIs do
@@ -66,7 +67,9 @@ SCRIPTS = {
     "stalling": Script(stall_after=5, stall_s=0.4, gap_s=0.01),
     "failing": Script(fail_every=4),
     "truncated": Script(cut_after=3),
-    "erring": Script(in_process_error=True),
+    "erring": Script(in_process_error={"error": {"message": "CUDA error", "code": 500}}),
+    "erring_flat": Script(in_process_error={"object": "error", "message": "CUDA out of memory", "code": 500}),
+    "done_early": Script(done_after=3, first_s=0.01),
     "usage": Script(usage_factor=2.0),
     "huge": Script(usage_tokens=2**60, first_s=0.01, gap_s=0.0),
     "negative": Script(usage_tokens=-5, first_s=0.01, gap_s=0.0),
@@ -210,6 +213,9 @@ def _chunk(text: str | None = None, finish: str | None = None, role: str | None 
     )
 
 
+_DONE = b"data: [DONE]\n\n"
+
+
 def _data(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
@@ -286,13 +292,16 @@ class _Served:
                 sent_s.append(time.monotonic())
             await response.write(_chunk(step.text) if step.tokens else _chunk("", role="assistant"))
             if player.script.in_process_error and len(sent_s) == 2:
-                await response.write(_data({"error": {"message": "CUDA error", "code": 500}}))
+                await response.write(_data(player.script.in_process_error) + _DONE)
+                return sent_s
+            if player.script.done_after == len(sent_s):
+                await response.write(_DONE)
                 return sent_s
         tail = _chunk(finish=player.finish(asked))
         if usage := player.usage(prompt, asked):
             counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
             tail += _data({"choices": [], "usage": counts})
-        await response.write(tail + b"data: [DONE]\n\n")
+        await response.write(tail + _DONE)
         await asyncio.sleep(player.script.linger_s)
         return sent_s
 

@@ -479,7 +479,8 @@ def test_bundles_and_stalls_over_http(real: Real) -> None:
     [
         ("failing", 'HTTP 500 Internal Server Error: {"error": {"message": "out of memory"}}'),
         ("truncated", "the stream broke off: "),
-        ("unfinished", "the stream ended before the reply did: no reason of its end, no [DONE]"),
+        ("unfinished", "the stream ended before the reply did: it gave no reason of its end"),
+        ("done_early", "the stream ended before the reply did: it gave no reason of its end"),
         (
             "huge",
             "an event is not a chunk of a completion: Expected `int` <= 2147483648 - at `$.usage.completion_tokens`",
@@ -487,6 +488,7 @@ def test_bundles_and_stalls_over_http(real: Real) -> None:
         ("negative", "an event is not a chunk of a completion: Expected `int` >= 0 - at `$.usage.completion_tokens`"),
         ("latin-1", "HTTP 503 D?bord?: "),
         ("erring", 'the server reports an error: {"message":"CUDA error","code":500}'),
+        ("erring_flat", 'the server reports an error: "CUDA out of memory"'),
     ],
 )
 def test_failures_over_http_say_what_happened(real: Real, model: str, said: str) -> None:

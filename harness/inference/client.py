@@ -58,6 +58,8 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Counts | None = None
     error: Any = None
+    object: Any = None  # "error" where the whole event is one
+    message: Any = None
 
 
 class _Model(msgspec.Struct):
@@ -224,14 +226,13 @@ class Endpoint:
                     raise FailureError(msg)
                 for data in stream.feed(received):
                     if data.strip() == _DONE:
+                        _check_end(finished=finished)
                         await _drain(response)
                         return
                     event = _event(data, at_s)
                     finished = finished or event.finish is not None
                     yield event
-            if not finished:  # some servers leave out [DONE], none the reason of the end
-                msg = "the stream ended before the reply did: no reason of its end, no [DONE]"
-                raise FailureError(msg)
+            _check_end(finished=finished)
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -277,6 +278,12 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
             await response.content.readany()
 
 
+def _check_end(*, finished: bool) -> None:
+    if not finished:  # some servers leave out [DONE], none the reason of the end; one that failed may send [DONE] alone
+        msg = "the stream ended before the reply did: it gave no reason of its end"
+        raise FailureError(msg)
+
+
 def _check_type(response: aiohttp.ClientResponse) -> None:
     if response.content_type != "text/event-stream":
         msg = f"the reply is {response.content_type!r}, not 'text/event-stream': the server does not stream"
@@ -289,8 +296,9 @@ def _event(data: bytes, at_s: float) -> Event:
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
         msg = f"an event is not a chunk of a completion: {err}"
         raise FailureError(msg) from err
-    if chunk.error is not None:
-        said = msgspec.json.encode(chunk.error)[:_SAID_BYTES]
+    error = chunk.message if chunk.object == "error" else chunk.error
+    if error is not None or chunk.object == "error":
+        said = msgspec.json.encode(error)[:_SAID_BYTES]
         msg = f"the server reports an error: {said.decode(errors='replace')}"
         raise FailureError(msg)
     choices = chunk.choices or []
