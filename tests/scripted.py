@@ -58,6 +58,7 @@ class Script:
     done_after: int | None = None  # chunks, then [DONE], without a reason of the end
     unfinished_after: int | None = None  # chunks, then an orderly end that is none of the reply
     linger_s: float = 0.0  # between the end of the reply and that of its body
+    hangs_up: bool = False  # after [DONE], without the chunk that ends the body
     strict: bool = False  # refuses what it does not know, as the public APIs do
 
 
@@ -86,6 +87,7 @@ SCRIPTS = {
     "lingering": Script(first_s=0.004, gap_s=0.002, linger_s=0.03),
     "locked": Script(raw=b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
     "busy": Script(first_s=0.004, gap_s=0.002, busy_first=1),
+    "hanging_up": Script(first_s=0.004, gap_s=0.002, hangs_up=True),
     "strict": Script(first_s=0.004, gap_s=0.002, strict=True),
     "fast": Script(first_s=0.004, gap_s=0.002),
     "prefix": Script(caches_prefix=True, jitter=0.25),
@@ -302,6 +304,9 @@ class _Served:
             counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
             tail += _data({"choices": [], "usage": counts})
         await response.write(tail + _DONE)
+        if player.script.hangs_up:
+            assert request.transport
+            request.transport.close()
         await asyncio.sleep(player.script.linger_s)
         return sent_s
 

@@ -499,6 +499,11 @@ def test_failures_over_http_say_what_happened(real: Real, model: str, said: str)
     codec.encode(run)  # whatever they said, what was seen of all is recorded
 
 
+def test_a_whole_reply_is_no_failure_however_its_connection_ends(real: Real) -> None:
+    run, _ = real.run("hanging_up", closed(1, 3))
+    assert [(x.failure, x.finish, x.output_tokens) for x in run.exchanges] == [(None, "length", 16)] * 3
+
+
 def test_a_server_that_is_not_there_is_a_failure_of_each_request() -> None:
     async def call() -> Run:
         async with Endpoint("http://127.0.0.1:9", model="m") as endpoint:

@@ -272,8 +272,13 @@ class Endpoint:
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read the end of the body, which makes the connection fit for the next request; a server that holds it back loses it."""
-    with contextlib.suppress(TimeoutError):
+    """Read the end of the body, which makes the connection fit for the next request; a server that holds it back loses it.
+
+    The reply is whole: however the connection ends, it does not undo that.
+    """
+    import aiohttp
+
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
         async with asyncio.timeout(_DRAIN_S):
             await response.content.readany()
 
