@@ -28,7 +28,7 @@ from harness.cli.serve_bench import serve_bench
 from harness.errors import FailureError, MisuseError
 from harness.inference import loadgen, metrics
 from harness.inference.audit import AuditName
-from harness.inference.exchange import Event, Request
+from harness.inference.exchange import Event, Request, Usage
 from harness.inference.serving import Plan, Prompts, ServeReport, _number, bench, make_ready
 from harness.inference.slo import SLOS, find_slo
 from harness.render.serving import serve_report
@@ -86,6 +86,14 @@ def test_a_server_that_counts_nothing_gets_as_many_words() -> None:
         make_ready(Simulated(Script(usage_factor=None)), seed="1", input_tokens=50, output_tokens=4, timeout_s=60)
     )
     assert (ready.prompts.words_count, ready.input_tokens) == (50, None)
+
+
+def test_what_a_server_counts_does_not_make_prompts_without_bound() -> None:
+    server = Simulated(Script())
+    counts = iter([1, 2, 3])
+    server.player.usage = lambda *_: Usage(input_tokens=next(counts), output_tokens=4)  # type: ignore[method-assign]
+    ready = run_virtually(make_ready(server, seed="1", input_tokens=256, output_tokens=4, timeout_s=60))
+    assert ready.prompts.words_count == 512
 
 
 def test_a_server_that_answers_nothing_is_a_failure_that_says_what_it_said() -> None:

@@ -121,12 +121,15 @@ async def _first(server: Server, prompts: Prompts, timeout_s: float) -> Exchange
 
 
 def _fitting(wanted: int, lengths: Sequence[int], counts: Sequence[int | None]) -> int:
-    """Return how many words make `wanted` tokens, by the line through two prompts; that many where the server does not count."""
+    """Return how many words make `wanted` tokens, by the line through two prompts; that many where the server does not count.
+
+    At most two words a token: what a server claims to count must not make prompts without bound.
+    """
     (few, many), (low, high) = lengths, counts
     if low is None or high is None or many <= few or high <= low:
         return wanted
     per_word = (high - low) / (many - few)
-    return max(round((wanted - (high - many * per_word)) / per_word), 1)
+    return min(max(round((wanted - (high - many * per_word)) / per_word), 1), 2 * wanted)
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
