@@ -238,8 +238,15 @@ class _Served:
         app.router.add_get("/log", self._give_log)
         return app
 
-    async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name} for name in self._players]})
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        body = json.dumps({"object": "list", "data": [{"id": name} for name in self._players]}).encode()
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = len(body)
+        await response.prepare(request)
+        for part in (body[:20], body[20:]):  # as a network may deliver it
+            await response.write(part)
+            await asyncio.sleep(0.02)
+        return response
 
     async def _give_log(self, _: web.Request) -> web.Response:
         given, self._log = self._log, []

@@ -7,6 +7,7 @@ import heapq
 import json
 import math
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -440,11 +441,26 @@ def test_a_key_is_sent_and_nowhere_written(
     file.write_text("sk-very-secret\n")
     given = ("--api-key", file) if how == "file" else ()
     if not given:
-        monkeypatch.setenv("HARNESS_API_KEY", "sk-very-secret")
+        monkeypatch.setenv("HARNESS_API_KEY", "sk-very-secret\n")
     said = call(url, "--model", "fast", *SMALL, "--no-audit", *given)
     assert {e["authorization"] for e in log_of(url)} == {"Bearer sk-very-secret"}
     (path,) = (tmp_path / "results").iterdir()
     assert "very-secret" not in path.read_text() + said.out + said.err
+
+
+def test_a_key_in_the_environment_is_held_to_what_one_in_a_file_is(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_API_KEY", "two\nlines")
+    said = call("http://127.0.0.1:9", "--model", "m", *SMALL)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "HARNESS_API_KEY holds no key: it should be one line of printable characters" in said.err
+    assert "two" not in said.err
+
+
+def test_a_server_that_does_not_say_its_models_is_given_up(call: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        said = call(f"http://127.0.0.1:{silent.getsockname()[1]}", *SMALL, "--timeout", "0.3")
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "/v1/models did not answer within 0.3 s; name a model with --model" in said.err
 
 
 def test_plain_completions_are_another_interface(call: Call, url: str) -> None:

@@ -199,7 +199,7 @@ class Endpoint:
             FailureError: it does not answer, or not with a list of models.
         """
         async with self._call("GET", "/models") as response:
-            body = await response.content.read(EVENT_BYTES_MOST)
+            body = await _read(response)
         try:
             listed = strangers.decode(body, _Models)
         except (msgspec.DecodeError, UnicodeDecodeError) as err:
@@ -269,6 +269,16 @@ class Endpoint:
         except (aiohttp.ClientError, OSError) as err:
             msg = f"{type(err).__name__}: {err}"
             raise FailureError(msg) from err
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body to its end; what is longer than any list of models is cut there."""
+    body = bytearray()
+    async for received in response.content.iter_any():
+        body += received
+        if len(body) > EVENT_BYTES_MOST:
+            break
+    return bytes(body)
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
