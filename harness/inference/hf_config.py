@@ -150,8 +150,10 @@ def _named(config: Mapping[str, object]) -> str | None:
 
 def _rope(fields: _Config, default_theta: float, *, fraction: float | None = None) -> Rope:
     """Read the rotary embedding; `fraction` is the kind's default where it can rotate a part of a head alone."""
-    given = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    fields.get("rope_scaling")
+    new, old = fields.get("rope_parameters") or {}, fields.get("rope_scaling") or {}
+    if new and old and new != old:  # Hugging Face takes the old one, and its default theta
+        _refuse("rope_scaling", old, f"absent or the same as rope_parameters, {new!r}")
+    given = new or old
     if not isinstance(given, Mapping):
         _refuse("rope_parameters", given, "a mapping")
     theta = fields.number("rope_theta", default_theta)
@@ -278,17 +280,24 @@ def _llama(fields: _Config, name: str) -> ModelSpec:
     )
 
 
-def _all_sliding(fields: _Config) -> dict[str, Any]:
+def _window(fields: _Config, default: int | None) -> int | None:
+    """Read a window: null is none, and only a file that says nothing of it has the kind's default."""
+    if fields.get("sliding_window") is None and "sliding_window" in fields.fields:
+        return None
+    return None if fields.get("sliding_window", default) is None else fields.integer("sliding_window", default)
+
+
+def _all_sliding(fields: _Config, default: int | None) -> dict[str, Any]:
     """Read a window that, where there is one, is every layer's."""
-    if fields.get("sliding_window") is None:
+    window = _window(fields, default)
+    if window is None:
         return {}
-    layers = fields.integer("num_hidden_layers")
-    return {"window": fields.integer("sliding_window"), "layer_kinds": ("sliding",) * layers}
+    return {"window": window, "layer_kinds": ("sliding",) * fields.integer("num_hidden_layers")}
 
 
 def _mistral(fields: _Config, name: str) -> ModelSpec:
     width = fields.integer("intermediate_size")
-    return _spec(fields, name, ffn_width=width, rope=_rope(fields, 1e4), **_all_sliding(fields))
+    return _spec(fields, name, ffn_width=width, rope=_rope(fields, 1e4), **_all_sliding(fields, 4096))
 
 
 def _mixtral(fields: _Config, name: str) -> ModelSpec:
@@ -298,13 +307,13 @@ def _mixtral(fields: _Config, name: str) -> ModelSpec:
         width=fields.integer("intermediate_size"),
         naming="mixtral",
     )
-    return _spec(fields, name, ffn_width=None, rope=_rope(fields, 1e6), experts=experts, **_all_sliding(fields))
+    return _spec(fields, name, ffn_width=None, rope=_rope(fields, 1e6), experts=experts, **_all_sliding(fields, None))
 
 
 def _some_sliding(fields: _Config) -> dict[str, Any]:
     """Read a window that is the later layers' alone, and only where it is switched on."""
     layers, on = fields.integer("num_hidden_layers"), fields.flag("use_sliding_window")
-    window = fields.integer("sliding_window", 4096) if on else None
+    window = _window(fields, 4096) if on else None
     fields.get("sliding_window")
     first = fields.get("max_window_layers", 28)
     kinds = _layer_kinds(fields, layers, lambda i: "sliding" if window is not None and i >= first else "full")
@@ -343,7 +352,7 @@ def _qwen3_moe(fields: _Config, name: str) -> ModelSpec:
     dense, step = fields.get("mlp_only_layers", ()), fields.integer("decoder_sparse_step", 1)
     if not isinstance(dense, list | tuple):
         _refuse("mlp_only_layers", dense, "a list of layers")
-    window = _all_sliding(fields) if fields.flag("use_sliding_window") else {}
+    window = _all_sliding(fields, 4096) if fields.flag("use_sliding_window") else {}
     fields.get("sliding_window")
     experts = Experts(
         count=_expert_count(fields),
