@@ -7,6 +7,7 @@ effect on what a trained text model answers is passed over; any other that is no
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -85,15 +86,15 @@ class _Config:
         value = self.fields.get(field)
         return default if value is None else value
 
-    def integer(self, field: str, default: int | None = None) -> int:
+    def integer(self, field: str, default: int | None = None, *, least: int = 1) -> int:
         value = self.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST:
-            _refuse(field, value, f"an integer from 1 to {_MOST}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+            _refuse(field, value, f"an integer from {least} to {_MOST}")
         return value
 
     def number(self, field: str, default: float | None = None) -> float:
         value = self.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             _refuse(field, value, "a number")
         return float(value)
 
@@ -165,7 +166,7 @@ def _rope(fields: _Config, default_theta: float, *, fraction: float | None = Non
         _refuse("partial_rotary_factor", rotated, "1 for this model_type")
     theta = inner.number(f"{at}rope_theta", theta)
     kind = inner.get(f"{at}rope_type", inner.get(f"{at}type", "default"))
-    if kind not in _ROPES:
+    if not isinstance(kind, str) or kind not in _ROPES:
         _refuse("rope_type", kind, f"one of {', '.join(_ROPES)}")
     rope = _ROPES[kind](inner, fields, theta, rotated)
     for key, value in given.items():
@@ -224,7 +225,10 @@ def _attention_factor(inner: _Config, factor: float) -> float | None:
     if not (some and all_):
         return None
     scale = math.log(factor) / 10 if factor > 1 else 0.0
-    return (scale * inner.number(f"{at}mscale") + 1) / (scale * inner.number(f"{at}mscale_all_dim") + 1)
+    whole = scale * inner.number(f"{at}mscale_all_dim") + 1
+    if not whole > 0:
+        _refuse(f"{at}mscale_all_dim", all_, "a number that leaves a positive scale")
+    return (scale * inner.number(f"{at}mscale") + 1) / whole
 
 
 _ROPES: Mapping[str, Callable[[_Config, _Config, float, float], Rope]] = {
@@ -315,7 +319,7 @@ def _some_sliding(fields: _Config) -> dict[str, Any]:
     layers, on = fields.integer("num_hidden_layers"), fields.flag("use_sliding_window")
     window = _window(fields, 4096) if on else None
     fields.get("sliding_window")
-    first = fields.get("max_window_layers", 28)
+    first = fields.integer("max_window_layers", 28, least=0)
     kinds = _layer_kinds(fields, layers, lambda i: "sliding" if window is not None and i >= first else "full")
     if "delta" in kinds:
         _refuse("layer_types", "linear_attention", "full_attention or sliding_attention")
@@ -350,8 +354,9 @@ def _expert_count(fields: _Config) -> int:
 def _qwen3_moe(fields: _Config, name: str) -> ModelSpec:
     layers, bias = fields.integer("num_hidden_layers"), fields.flag("attention_bias")
     dense, step = fields.get("mlp_only_layers", ()), fields.integer("decoder_sparse_step", 1)
-    if not isinstance(dense, list | tuple):
+    if not isinstance(dense, list | tuple) or not all(isinstance(i, int) for i in dense):
         _refuse("mlp_only_layers", dense, "a list of layers")
+    dense = frozenset(dense)
     window = _all_sliding(fields, 4096) if fields.flag("use_sliding_window") else {}
     fields.get("sliding_window")
     experts = Experts(
