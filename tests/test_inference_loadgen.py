@@ -365,6 +365,14 @@ def test_an_address_that_is_none_is_refused_and_a_secret_in_it_not_repeated(url:
     assert "secret" not in str(caught.value)
 
 
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated() -> None:
+    assert Endpoint("http://h", key="sk-1\n")._headers == {"Authorization": "Bearer sk-1"}
+    for wrong in ("se\ncret", "se cret", "s\u00e9cret", "\n"):
+        with pytest.raises(MisuseError, match="the key holds no key: it should be one line") as caught:
+            Endpoint("http://h", key=wrong)
+        assert "cret" not in str(caught.value)
+
+
 # --- over HTTP --------------------------------------------------------------------------------------------------------
 
 

@@ -194,22 +194,16 @@ def _price(text: str | None) -> Decimal | None:
 
 def _key(file: str | None) -> str | None:
     """Read the endpoint's key. It is never an argument, which others on the machine could read."""
+    from harness.inference.client import checked_key
+
     if file is None:
         given = os.environ.get("HARNESS_API_KEY")
-        return _checked(given, "HARNESS_API_KEY") if given else None
+        return checked_key(given, "HARNESS_API_KEY") if given else None
     try:
-        return _checked(Path(file).read_text(), repr(file))
+        return checked_key(Path(file).read_text(), repr(file))
     except (OSError, UnicodeDecodeError) as err:
         msg = f"cannot read the key {file!r}: {getattr(err, 'strerror', None) or 'it is no text'}"
         raise MisuseError(msg) from err
-
-
-def _checked(text: str, source: str) -> str:
-    key = text.strip()
-    if not key.isascii() or not key.isprintable() or " " in key or not key:
-        msg = f"{source} holds no key: it should be one line of printable characters"
-        raise MisuseError(msg)
-    return key
 
 
 def _folder(out: str) -> Path:

@@ -24,7 +24,7 @@ from harness.inference.exchange import Event, Request, Usage
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["EVENT_BYTES_MOST", "REPLY_BYTES_MOST", "Endpoint", "EventStream", "base_url"]
+__all__ = ["EVENT_BYTES_MOST", "REPLY_BYTES_MOST", "Endpoint", "EventStream", "base_url", "checked_key"]
 
 EVENT_BYTES_MOST = 1 << 20
 REPLY_BYTES_MOST = 64 << 20
@@ -143,6 +143,19 @@ def base_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
+def checked_key(text: str, source: str = "the key") -> str:
+    """Return an endpoint's key without the white space around it; `source` is where it came from, for the error. It is not repeated.
+
+    Raises:
+        MisuseError: it is not one line of printable characters, which is all that a header can hold.
+    """
+    key = text.strip()
+    if not key.isascii() or not key.isprintable() or " " in key or not key:
+        msg = f"{source} holds no key: it should be one line of printable characters"
+        raise MisuseError(msg)
+    return key
+
+
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -169,7 +182,7 @@ class Endpoint:
     ) -> None:
         self.base = base_url(url)
         self.model, self.chat, self.ignore_eos = model, chat, ignore_eos
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {checked_key(key)}"} if key else {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
