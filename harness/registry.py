@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import inspect
 import itertools
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ __all__ = [
     "require_capability",
     "require_memory",
     "rotation",
+    "sum_error",
 ]
 
 GROUP = "harness.benchmarks"
@@ -86,6 +88,16 @@ def rotation(backend: Backend, operand_bytes: int) -> int:
     """
     wanted = 5 * cache_bytes(backend.device)
     return 1 if operand_bytes >= wanted else min(-(-wanted // max(operand_bytes, 1)) + 1, _SETS_MOST)
+
+
+def sum_error(n: int, lanes: int, eps: float) -> float:
+    """Return by what share a sum of n numbers of one sign may be off where so many lanes add up n / lanes of them each, one by one.
+
+    Rounding errors of either sign add up as the root of their number: to 0.13 eps sqrt(n / lanes) of a lane's sum, if numbers are uniform
+    in [0, 1), so this is eight deviations where there is one lane, and more where the errors of many cancel. What joins the lanes' sums
+    is off by less than 8 eps.
+    """
+    return (math.sqrt(n / lanes) + 8) * eps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,10 +39,13 @@ class Script:
     stall_after: int | None = None  # chunks, then a pause
     stall_s: float = 0.0
     fail_every: int | None = None  # requests: HTTP 500
+    busy_first: int = 0  # requests: HTTP 429
     cut_after: int | None = None  # chunks, then the connection is gone
     stop_at: int | None = None  # tokens: ends early, of its own
     says_length: bool = False  # and calls that the length asked for
     usage_factor: float | None = 1.0  # of the tokens it sent; None: tells none
+    usage_tokens: int | None = None  # what it claims, whatever it sent
+    raw: bytes | None = None  # all it answers, and then the connection is closed
     hold: int | None = None  # chunks; what follows waits for the last
     decoy: bool = False  # a first token from nowhere, at once
     caches: bool = False  # a prompt it knows is answered at once
@@ -51,9 +54,11 @@ class Script:
     jitter: float = 0.0  # sigma of log-normal times
     freeze_every_s: float | None = None
     freeze_s: float = 0.0
-    in_process_error: bool = False  # reports an error inside the stream
+    in_process_error: dict[str, Any] | None = None  # said inside the stream, after two chunks; then [DONE]
+    done_after: int | None = None  # chunks, then [DONE], without a reason of the end
     unfinished_after: int | None = None  # chunks, then an orderly end that is none of the reply
     linger_s: float = 0.0  # between the end of the reply and that of its body
+    hangs_up: bool = False  # after [DONE], without the chunk that ends the body
     strict: bool = False  # refuses what it does not know, as the public APIs do
 
 
@@ -63,8 +68,13 @@ SCRIPTS = {
     "stalling": Script(stall_after=5, stall_s=0.4, gap_s=0.01),
     "failing": Script(fail_every=4),
     "truncated": Script(cut_after=3),
-    "erring": Script(in_process_error=True),
+    "erring": Script(in_process_error={"error": {"message": "CUDA error", "code": 500}}),
+    "erring_flat": Script(in_process_error={"object": "error", "message": "CUDA out of memory", "code": 500}),
+    "done_early": Script(done_after=3, first_s=0.01),
     "usage": Script(usage_factor=2.0),
+    "huge": Script(usage_tokens=2**60, first_s=0.01, gap_s=0.0),
+    "negative": Script(usage_tokens=-5, first_s=0.01, gap_s=0.0),
+    "latin-1": Script(raw=b"HTTP/1.1 503 D\xe9bord\xe9\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
     "short": Script(stop_at=5),
     "liar": Script(stop_at=5, says_length=True, usage_factor=3.2),
     "burst": Script(hold=0),
@@ -75,6 +85,9 @@ SCRIPTS = {
     "freezing": Script(first_s=0.01, gap_s=0.0, freeze_every_s=1.5, freeze_s=0.3),
     "unfinished": Script(unfinished_after=3, first_s=0.01),
     "lingering": Script(first_s=0.004, gap_s=0.002, linger_s=0.03),
+    "locked": Script(raw=b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+    "busy": Script(first_s=0.004, gap_s=0.002, busy_first=1),
+    "hanging_up": Script(first_s=0.004, gap_s=0.002, hangs_up=True),
     "strict": Script(first_s=0.004, gap_s=0.002, strict=True),
     "fast": Script(first_s=0.004, gap_s=0.002),
     "prefix": Script(caches_prefix=True, jitter=0.25),
@@ -101,12 +114,16 @@ class Player:
         self.script = script
         self._rng = random.Random(seed)  # noqa: S311
         self._known: set[str] = set()
-        self._requests = 0
+        self._requests = self._busy = 0
 
     def refuses(self) -> bool:
         self._requests += 1
         every = self.script.fail_every
         return every is not None and self._requests % every == 0
+
+    def busy(self) -> bool:
+        self._busy += 1
+        return self._busy <= self.script.busy_first
 
     def _noise(self) -> float:
         return self._rng.lognormvariate(0, self.script.jitter) if self.script.jitter else 1.0
@@ -139,10 +156,10 @@ class Player:
     def usage(self, prompt: str, asked: int) -> Usage | None:
         if self.script.usage_factor is None:
             return None
-        return Usage(
-            input_tokens=len(prompt.split()) + 7,  # its template
-            output_tokens=min(int(self.count(asked) * self.script.usage_factor), 10**6),
-        )
+        counted = min(int(self.count(asked) * self.script.usage_factor), 10**6)
+        if self.script.usage_tokens is not None:
+            counted = self.script.usage_tokens
+        return Usage(input_tokens=len(prompt.split()) + 7, output_tokens=counted)  # 7: its template
 
     def finish(self, asked: int) -> str:
         return "stop" if self.count(asked) < asked and not self.script.says_length else "length"
@@ -198,6 +215,9 @@ def _chunk(text: str | None = None, finish: str | None = None, role: str | None 
     )
 
 
+_DONE = b"data: [DONE]\n\n"
+
+
 def _data(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
@@ -218,8 +238,15 @@ class _Served:
         app.router.add_get("/log", self._give_log)
         return app
 
-    async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": name} for name in self._players]})
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        body = json.dumps({"object": "list", "data": [{"id": name} for name in self._players]}).encode()
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = len(body)
+        await response.prepare(request)
+        for part in (body[:20], body[20:]):  # as a network may deliver it
+            await response.write(part)
+            await asyncio.sleep(0.02)
+        return response
 
     async def _give_log(self, _: web.Request) -> web.Response:
         given, self._log = self._log, []
@@ -232,8 +259,16 @@ class _Served:
         prompt = body["messages"][0]["content"] if "messages" in body else body["prompt"]
         if player.script.strict and "ignore_eos" in body:
             return web.json_response({"error": {"message": "unknown field ignore_eos"}}, status=400)
+        if player.busy():
+            return web.json_response({"error": {"message": "too many requests"}}, status=429)
         if player.refuses():
             return web.json_response({"error": {"message": "out of memory"}}, status=500)
+        if player.script.raw is not None:
+            assert request.transport
+            self._log.append({"model": body["model"], "prompt": prompt, "body": body})
+            request.transport.write(player.script.raw)
+            request.transport.close()
+            return web.Response()  # of which nothing is sent
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         sent_s = await self._play(request, response, player, prompt, asked, arrived_s)
@@ -266,13 +301,19 @@ class _Served:
                 sent_s.append(time.monotonic())
             await response.write(_chunk(step.text) if step.tokens else _chunk("", role="assistant"))
             if player.script.in_process_error and len(sent_s) == 2:
-                await response.write(_data({"error": {"message": "CUDA error", "code": 500}}))
+                await response.write(_data(player.script.in_process_error) + _DONE)
+                return sent_s
+            if player.script.done_after == len(sent_s):
+                await response.write(_DONE)
                 return sent_s
         tail = _chunk(finish=player.finish(asked))
         if usage := player.usage(prompt, asked):
             counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
             tail += _data({"choices": [], "usage": counts})
-        await response.write(tail + b"data: [DONE]\n\n")
+        await response.write(tail + _DONE)
+        if player.script.hangs_up:
+            assert request.transport
+            request.transport.close()
         await asyncio.sleep(player.script.linger_s)
         return sent_s
 

@@ -45,6 +45,7 @@ CHAINED = {
     "harness.kernels.fma.": re.compile(r"^(FFMA2?|DFMA|HFMA2(\.\w+)*)$"),
     "harness.kernels.int_mad.mads": re.compile(r"^IMAD$"),
     "harness.kernels.int_mad.DP4A": re.compile(r"^IDP\b"),
+    "harness.kernels.mma.": re.compile(r"^[DHIQ]MMA\b"),
 }
 
 

@@ -512,7 +512,17 @@ BAD_MODELS: dict[str, tuple[dict[str, tuple[int, Any]], dict[str, np.ndarray[Any
     "scaled positions": (meta(rope__scaling__type=(STRING, "linear")), {}, "llama.rope.scaling.type is 'linear'"),
     "a part that is rotated": (meta(rope__dimension_count=(U32, 4)), {}, "rope.dimension_count is 4; only 8"),
     "values of another size": (meta(attention__value_length=(U32, 4)), {}, "attention.value_length is 4; only 8"),
-    "heads a layer": (meta(attention__head_count=(ARRAY, (U32, [4, 4]))), {}, "attention.head_count .* must be integers"),
+    **{
+        f"{key} a layer": (meta() | {key: (ARRAY, (U32, [1, 1]))}, {}, f"{key} is an array of 2; only one value for the whole")
+        for key in (
+            "split.count",
+            *(f"llama.{field}" for field in (
+                "attention.head_count", "attention.head_count_kv", "attention.value_length", "block_count", "embedding_length",
+                "expert_count", "rope.dimension_count", "rope.scaling.type",
+            )),
+        )
+    },
+    "heads that are text": (meta(attention__head_count=(STRING, "4")), {}, "attention.head_count '4'"),
     "no heads": (meta(attention__head_count=(U32, 0)), {}, "attention.head_count 0"),
     "4 billion layers": (meta(block_count=(U32, 2**32 - 1)), {}, "block_count is 4294967295; the file has the tensors of 2"),
     "more layers than there are": (meta(block_count=(U32, 3)), {}, "block_count is 3; the file has the tensors of 2 layers"),
@@ -613,5 +623,8 @@ def test_text_is_made_of_the_bytes_that_the_vocabulary_stands_for() -> None:
             text_of([wrong], metadata)
     with pytest.raises(MisuseError, match="vocabulary is of kind 'llama'"):
         text_of([0], metadata | {"tokenizer.ggml.model": "llama"})
+    for tokens in (None, np.arange(9)):
+        with pytest.raises(MisuseError, match=r"tokenizer.ggml.tokens is .* must be the vocabulary's texts"):
+            text_of([0], metadata | {"tokenizer.ggml.tokens": tokens})
     with pytest.raises(MisuseError, match="kind None"):
         text_of([0], {})

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from scripted import SCRIPTS, Script, Simulated, served
 from virtualtime import run_virtually
 
+from harness import codec
 from harness.errors import FailureError, MisuseError
 from harness.inference import metrics
 from harness.inference.client import EVENT_BYTES_MOST, Endpoint, EventStream, base_url
@@ -86,6 +87,9 @@ def test_arrivals_are_exponential() -> None:
         (lambda: closed(0, 10), "users is 0"),
         (lambda: offline(-1), "requests is -1"),
         (lambda: offline(5, timeout_s=0), "timeout_s is 0"),
+        (lambda: closed(1, 65_537), "a run of 65537 requests is more than the 65536 that its record can hold"),
+        (lambda: poisson(1.0, 65_537, 1), "a run of 65537 requests"),
+        (lambda: offline(65_537), "a run of 65537 requests"),
     ],
 )
 def test_a_load_that_is_none_is_refused(make: Callable[[], Load], said: str) -> None:
@@ -168,6 +172,20 @@ def test_an_empty_reply_is_a_failure() -> None:
 
     (seen,) = run_virtually(drive(Silent(), closed(1, 1), ask())).exchanges
     assert seen.failure == "the reply was empty"
+
+
+@pytest.mark.parametrize("chunks", [65_536, 65_537])
+def test_a_reply_has_no_more_chunks_than_a_record_holds(chunks: int) -> None:
+    class Endless:
+        async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
+            for _ in range(chunks):
+                yield Event(at_s=0.0, text="a")
+
+    run = run_virtually(drive(Endless(), closed(1, 1), ask()))
+    (seen,) = run.exchanges
+    assert len(seen.chunks_s) == 65_536
+    assert seen.failure == (None if chunks == 65_536 else "the reply went on past 65536 chunks")
+    codec.encode(run)
 
 
 def test_a_defect_of_our_own_is_no_failure_of_the_server() -> None:
@@ -347,6 +365,14 @@ def test_an_address_that_is_none_is_refused_and_a_secret_in_it_not_repeated(url:
     assert "secret" not in str(caught.value)
 
 
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated() -> None:
+    assert Endpoint("http://h", key="sk-1\n")._headers == {"Authorization": "Bearer sk-1"}
+    for wrong in ("se\ncret", "se cret", "s\u00e9cret", "\n"):
+        with pytest.raises(MisuseError, match="the key holds no key: it should be one line") as caught:
+            Endpoint("http://h", key=wrong)
+        assert "cret" not in str(caught.value)
+
+
 # --- over HTTP --------------------------------------------------------------------------------------------------------
 
 
@@ -461,8 +487,16 @@ def test_bundles_and_stalls_over_http(real: Real) -> None:
     [
         ("failing", 'HTTP 500 Internal Server Error: {"error": {"message": "out of memory"}}'),
         ("truncated", "the stream broke off: "),
-        ("unfinished", "the stream ended before the reply did: no reason of its end, no [DONE]"),
+        ("unfinished", "the stream ended before the reply did: it gave no reason of its end"),
+        ("done_early", "the stream ended before the reply did: it gave no reason of its end"),
+        (
+            "huge",
+            "an event is not a chunk of a completion: Expected `int` <= 2147483648 - at `$.usage.completion_tokens`",
+        ),
+        ("negative", "an event is not a chunk of a completion: Expected `int` >= 0 - at `$.usage.completion_tokens`"),
+        ("latin-1", "HTTP 503 D?bord?: "),
         ("erring", 'the server reports an error: {"message":"CUDA error","code":500}'),
+        ("erring_flat", 'the server reports an error: "CUDA out of memory"'),
     ],
 )
 def test_failures_over_http_say_what_happened(real: Real, model: str, said: str) -> None:
@@ -470,6 +504,12 @@ def test_failures_over_http_say_what_happened(real: Real, model: str, said: str)
     reasons = [x.failure for x in run.exchanges if x.failure]
     assert len(reasons) == (1 if model == "failing" else 4)
     assert all(r.startswith(said) for r in reasons), reasons
+    codec.encode(run)  # whatever they said, what was seen of all is recorded
+
+
+def test_a_whole_reply_is_no_failure_however_its_connection_ends(real: Real) -> None:
+    run, _ = real.run("hanging_up", closed(1, 3))
+    assert [(x.failure, x.finish, x.output_tokens) for x in run.exchanges] == [(None, "length", 16)] * 3
 
 
 def test_a_server_that_is_not_there_is_a_failure_of_each_request() -> None:

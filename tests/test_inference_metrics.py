@@ -347,6 +347,18 @@ def test_a_good_reply_keeps_every_limit() -> None:
     assert good_fraction([], own) is None
 
 
+def test_a_reply_held_back_does_not_keep_a_limit_on_its_pace() -> None:
+    own = find_slo("tpot=0.02")
+    assert not is_good(reply(60.0, tokens=(64,)), own)
+    assert not is_good(reply(60.0, 60.01, tokens=(63, 1)), own)
+    assert not is_good(reply(60.0, 60.01, tokens=(33, 31)), own)
+    assert is_good(reply(60.0, 60.6, tokens=(32, 32)), own)  # a late beginning is TTFT's to limit
+    assert is_good(reply(1.2, tokens=(64,)), own)  # 1.2 s for 64 tokens: as soon as a stream would have had it
+    assert not is_good(reply(*(0.1 + 0.025 * i for i in range(64))), own)
+    assert is_good(reply(*(0.1 + 0.015 * i for i in range(64))), own)
+    assert is_good(reply(60.0), own)  # one token
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -64,13 +64,18 @@ def test_whatever_is_chosen_fits_with_its_cache_and_workspace(free: float, role:
     assert ledger.weight_bytes(chosen.spec, chosen.weights) + values + 1e9 <= 0.9 * free
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_no_card_is_given_a_model_in_bits_that_its_experts_do_not_have(role: Role) -> None:
+    for gigabytes in range(4, 401, 4):
+        chosen = choose(gigabytes * 10**9, role)
+        assert chosen.weights.bits is None or not chosen.model.startswith("gpt-oss")
+
+
 @pytest.mark.parametrize("nominal", CLASSES)
 def test_a_rows_models_exist_and_fit_their_class(nominal: int) -> None:
     for role in CLASSES[nominal]:
         text, _, context = CLASSES[nominal][role].partition("@")
         chosen = choice(text, int(context or presets.CONTEXT))
-        if chosen.model.startswith("gpt-oss"):
-            continue  # its experts are not quantised yet: until they are, `choose` passes it over
         assert fits(chosen, int(0.97 * nominal * 2**30)), (nominal, text)
 
 
@@ -133,6 +138,11 @@ def test_slices_that_lead_nowhere_are_refused(short: Any, long: Any, layers: int
         ("qwen3-4b:fp3", "no weight format 'fp3'"),
         ("qwen3-4b/37:fp16", "has 36 layers, fewer than the 37"),
         ("qwen3-4b/0:fp16", "names no model in a format"),
+        (
+            "gpt-oss-120b:int8",
+            "gpt-oss-120b cannot be had in 8 bits: its experts, all in one tensor, are not quantised",
+        ),
+        ("gpt-oss-20b/4:int4", "cannot be had in 4 bits"),
     ],
 )
 def test_a_spelling_that_names_nothing_is_refused(text: str, what: str) -> None:

@@ -13,6 +13,9 @@ from hypothesis.extra.numpy import arrays
 from harness.device.backend import Backend
 from harness.errors import MisuseError
 from harness.inference.quant import GROUP, Quantised, quantisable, quantise, stored_bytes
+from harness.inference.specs import SPECS
+from harness.inference.synth import synthetic
+from harness.inference.weights import load
 
 BITS = (8, 4)
 MOST = {8: 127, 4: 7}
@@ -171,3 +174,12 @@ def test_cpu_and_gpu_quantise_alike(cpu: Backend, cuda: Backend, bits: int) -> N
     for ours, theirs in ((here.values, there.values), (here.scales, there.scales)):
         assert np.array_equal(ours, cuda.to_host(theirs))
     assert np.array_equal(here.dequantised(np), cuda.to_host(there.dequantised(cuda.xp)))
+
+
+def test_experts_that_are_one_tensor_are_not_said_to_have_few_bits(cpu: Backend) -> None:
+    spec = SPECS["tiny-gpt-oss"]
+    source = synthetic(spec, 1, cpu)
+    with pytest.raises(MisuseError, match="tiny-gpt-oss cannot be had in 8 bits: its experts, all in one tensor"):
+        synthetic(spec, 1, cpu, bits=8)
+    with pytest.raises(MisuseError, match="tiny-gpt-oss cannot be had in 4 bits"):
+        load(source, spec, xp=np, free_bytes=1 << 30, bits=4)

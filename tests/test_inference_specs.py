@@ -248,8 +248,18 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LLAMA, scaled("yarn", long_factor=[1.0]), r"rope_parameters\.long_factor is \[1\.0\]"),
     (LLAMA, scaled("yarn", truncate=1), r"rope_parameters\.truncate is 1"),
     (LLAMA, scaled("yarn", original_max_position_embeddings="4k"), "original_max_position_embeddings is '4k'"),
+    (
+        LLAMA,
+        scaled("yarn", original_max_position_embeddings=8192, rope_theta=1.0),
+        r"rope\.theta is 1\.0; .* above 1 for yarn",
+    ),
+    (LLAMA, scaled("yarn", mscale=1.0, mscale_all_dim=-20.0), r"rope_parameters\.mscale_all_dim is -20\.0"),
+    (LLAMA, {"rope_scaling": {"rope_type": ["yarn"]}}, r"rope_type is \['yarn'\]"),
+    (LLAMA, {"rope_theta": 10**400}, "rope_theta is 1000"),
+    (QWEN2, {"use_sliding_window": True, "max_window_layers": "28"}, "max_window_layers is '28'"),
+    (QWEN3_MOE, {"mlp_only_layers": [[0]]}, r"mlp_only_layers is \[\[0\]\]"),
     (LLAMA, {"rope_scaling": 8.0}, "rope_parameters is 8.0"),
-    (LLAMA, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"rope_parameters\.full_attention is"),
+    (QWEN3_MOE, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"rope_parameters\.full_attention is"),
     (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     (LLAMA, {"rope_interleaved": True}, "rope_interleaved is True"),
     (LLAMA, {"quantization_config": {"quant_method": "mxfp4"}}, "quantization_config is {'quant_method': 'mxfp4'}"),
@@ -317,6 +327,42 @@ def test_windows_are_where_each_kind_has_them() -> None:
     assert (off.window, set(off.layer_kinds)) == (None, {"full"})
 
 
+MISTRAL = {**without(without(LLAMA, "mlp_bias"), "attention_bias"), "model_type": "mistral", "rope_scaling": None}
+
+
+@pytest.mark.parametrize(
+    ("config", "null", "absent"),
+    [  # as transformers 5.24 reads them
+        (MISTRAL, None, 4096),
+        ({**MISTRAL, "model_type": "mixtral"}, None, None),
+        ({**QWEN2, "use_sliding_window": True, "max_window_layers": 0}, None, 4096),
+        ({**QWEN2, "model_type": "qwen3", "use_sliding_window": True, "max_window_layers": 0}, None, 4096),
+        ({**QWEN3_MOE, "use_sliding_window": True}, None, 4096),
+    ],
+    ids=lambda x: str(x["model_type"]) if isinstance(x, dict) else "",
+)
+def test_a_window_that_is_null_is_none_and_one_that_is_absent_the_kinds_own(
+    config: dict[str, Any], null: int | None, absent: int | None
+) -> None:
+    for read, window in (
+        (from_hf_config({**config, "sliding_window": None}), null),
+        (from_hf_config(without(config, "sliding_window")), absent),
+    ):
+        assert read.window == window
+        assert set(read.layer_kinds) == ({"sliding"} if window else {"full"})
+
+
+def test_two_accounts_of_the_rope_must_agree() -> None:
+    plain = {"rope_type": "default", "rope_theta": 1e6}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
+    with pytest.raises(
+        MisuseError, match=r"rope_scaling is .*'yarn'.* absent or the same as rope_parameters, .*'default'"
+    ):
+        from_hf_config({**QWEN2, "rope_parameters": plain, "rope_scaling": yarn})
+    assert from_hf_config({**QWEN2, "rope_parameters": yarn, "rope_scaling": dict(yarn)}).rope.kind == "yarn"
+    assert from_hf_config({**QWEN2, "rope_parameters": plain, "rope_scaling": None}).rope.theta == 1e6
+
+
 def test_yarn_scales_by_what_the_file_says() -> None:
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}
     plain = from_hf_config({**LLAMA, "rope_scaling": yarn}).rope
@@ -372,6 +418,7 @@ def test_an_impossible_model_is_refused(change: dict[str, Any], said: str) -> No
         lambda: Rope(theta=0.0),
         lambda: Rope(theta=1e4, fraction=1.5),
         lambda: Rope(theta=float("inf")),
+        lambda: Rope(theta=1.0, kind="yarn"),
         lambda: Experts(count=4, top_k=5, width=8),
         lambda: Experts(count=4, top_k=2, width=0),
         lambda: DeltaNet(key_heads=3, value_heads=4, key_dim=8, value_dim=8, conv=4),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import json
+import math
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -27,7 +29,7 @@ from harness.cli.serve_bench import serve_bench
 from harness.errors import FailureError, MisuseError
 from harness.inference import loadgen, metrics
 from harness.inference.audit import AuditName
-from harness.inference.exchange import Event, Request
+from harness.inference.exchange import Event, Request, Usage
 from harness.inference.serving import Plan, Prompts, ServeReport, _number, bench, make_ready
 from harness.inference.slo import SLOS, find_slo
 from harness.render.serving import serve_report
@@ -87,6 +89,14 @@ def test_a_server_that_counts_nothing_gets_as_many_words() -> None:
     assert (ready.prompts.words_count, ready.input_tokens) == (50, None)
 
 
+def test_what_a_server_counts_does_not_make_prompts_without_bound() -> None:
+    server = Simulated(Script())
+    counts = iter([1, 2, 3])
+    server.player.usage = lambda *_: Usage(input_tokens=next(counts), output_tokens=4)  # type: ignore[method-assign]
+    ready = run_virtually(make_ready(server, seed="1", input_tokens=256, output_tokens=4, timeout_s=60))
+    assert ready.prompts.words_count == 512
+
+
 def test_a_server_that_answers_nothing_is_a_failure_that_says_what_it_said() -> None:
     with pytest.raises(FailureError, match="does not answer a first request: HTTP 500"):
         benched(Simulated(Script(fail_every=1)))
@@ -132,8 +142,8 @@ def test_repetitions_are_independent_and_a_seed_repeats_them_all() -> None:
 
 def test_the_record_survives_the_wire() -> None:
     report = benched(
-        Simulated(SCRIPTS["noisy"]),
-        replace(PLAN, audits=True, search=True, repetitions_count=1, usd_per_hour=Decimal(1)),
+        Limited(SCRIPTS["noisy"]),
+        replace(PLAN, audits=True, search=True, slo=find_slo("e2e=0.5"), repetitions_count=1, usd_per_hour=Decimal(1)),
     )
     data = codec.encode(report)
     assert codec.decode(data, ServeReport) == report
@@ -148,16 +158,50 @@ def test_fewer_than_three_repetitions_have_no_interval() -> None:
 
 
 class Limited(Simulated):
-    """Serves four at a time; the others wait."""
+    """Serves so many at a time; the others wait."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, places: int = 4) -> None:
         super().__init__(script)
-        self._slots = asyncio.Semaphore(4)
+        self._slots = asyncio.Semaphore(places)
 
     async def stream(self, request: Request) -> AsyncGenerator[Event, None]:
         async with self._slots:
             async for event in super().stream(request):
                 yield event
+
+
+@pytest.mark.parametrize(
+    ("places", "slo", "told"),
+    [
+        (64, "ttft=0.06", "ttft=0.06"),
+        (4, "batch", "batch,ttft=0.8"),
+    ],  # which limits no waiting: then ten requests alone
+)
+def test_a_rate_is_tried_for_as_long_as_a_queue_needs_to_show(places: int, slo: str, told: str) -> None:
+    """Each place is taken for 0.08 s. A burst of 66 requests finds 64 places nearly all free, whatever its rate."""
+    server = Limited(Script(first_s=0.01, gap_s=0.07, bundle=8, role_first=False), places)
+    plan = Plan(
+        seed="5eed", search=True, repetitions_count=1, input_tokens=8, output_tokens=16, slo=find_slo(slo), audits=False
+    )
+    (found,) = benched(server, plan).searches
+    assert found.slo == told
+    assert found.passed_rate_per_s is not None
+    few = 0.1 if places == 4 else 0.0  # some 400 arrivals of one draw may be a tenth sparser than their rate
+    assert 0.9 - few < found.passed_rate_per_s / (places / 0.08) < 1.1 + few
+    assert found.failed_rate_per_s is not None
+
+
+def test_a_search_ends_where_a_try_would_take_more_requests_than_a_run_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loadgen, "REQUESTS_MOST", 100)
+    report = benched(
+        Simulated(Script(first_s=0.1, gap_s=0.0)), replace(PLAN, users=(), search=True, slo=find_slo("e2e=1"))
+    )
+    (found, *_) = report.searches
+    assert found.passed_rate_per_s is not None
+    assert found.passed_rate_per_s <= 10 < 2 * found.passed_rate_per_s
+    assert found.failed_rate_per_s is None
+    assert found.ended == "20 requests/s were not tried: long enough to tell would be 200 requests"
+    assert f"10/s passed, none failed, in 1 tries; {found.ended}" in drawn(report)
 
 
 def good_by_hand(rate_per_s: float, requests: int, seed: int) -> int:
@@ -180,9 +224,11 @@ def test_the_highest_rate_within_an_slo_is_the_one_that_a_queue_worked_out_by_ha
         assert 5 < found.passed_rate_per_s < 4 / 0.3
         assert found.failed_rate_per_s < 1.06 * found.passed_rate_per_s
         for tried in found.tries:
-            good = good_by_hand(tried.rate_per_s, 66, _number(plan.seed, f"search/{i}"))
-            assert tried.passed == (good >= 0.95 * 66)
-            assert tried.good_count == good if tried.passed else tried.good_count < 0.95 * 66
+            count = tried.requests_count
+            assert count == max(66, math.ceil(tried.rate_per_s * 5.0))
+            good = good_by_hand(tried.rate_per_s, count, _number(plan.seed, f"search/{i}"))
+            assert tried.passed == (good >= 0.95 * count)
+            assert tried.good_count == good if tried.passed else tried.good_count < 0.95 * count
     assert report.max_rate
     assert report.max_rate.value in {s.passed_rate_per_s for s in report.searches}
     assert "highest rate within the SLO: " in drawn(report)
@@ -250,6 +296,11 @@ def test_a_client_that_stays_busy_reports_nothing(monkeypatch: pytest.MonkeyPatc
 def test_a_plan_without_a_load_is_refused() -> None:
     with pytest.raises(MisuseError, match="puts no load on the server"):
         benched(Simulated(Script()), replace(PLAN, users=()))
+
+
+def test_a_plan_of_longer_replies_than_can_be_recorded_is_refused() -> None:
+    with pytest.raises(MisuseError, match="output_tokens is 65537; a reply of 1 to 65536 tokens can be recorded"):
+        benched(Simulated(Script()), replace(PLAN, output_tokens=65_537))
 
 
 def test_progress_hears_of_every_request() -> None:
@@ -360,10 +411,25 @@ def log_of(url: str) -> list[dict[str, Any]]:
 
 def test_a_server_that_knows_no_ignore_eos_is_asked_without(call: Call, url: str) -> None:
     log_of(url)
-    assert call(url, "--model", "strict", *SMALL, "--no-audit").code == 0
+    said = call(url, "--model", "strict", *SMALL, "--no-audit", "--json")
+    assert (said.code, json.loads(said.out)["report"]["ignore_eos"]) == (0, False)
     assert {"ignore_eos" in e["body"] for e in log_of(url)} == {False}
-    assert call(url, "--model", "fast", *SMALL, "--no-audit").code == 0
-    assert {e["body"]["ignore_eos"] for e in log_of(url)} == {True}
+    assert "(it refuses ignore_eos: a reply may end before)" in call(url, "--model", "strict", *SMALL, "--no-audit").out
+
+
+@pytest.mark.parametrize("model", ["fast", "busy"])  # one is busy at first, which says nothing of the word
+def test_a_server_that_knows_ignore_eos_is_asked_with_it(call: Call, url: str, model: str) -> None:
+    log_of(url)
+    said = call(url, "--model", model, *SMALL, "--no-audit", "--json")
+    assert (said.code, json.loads(said.out)["report"]["ignore_eos"]) == (0, True), said
+    assert {e["body"].get("ignore_eos") for e in log_of(url)} == {True}
+
+
+def test_a_server_that_refuses_for_another_reason_is_not_asked_again(call: Call, url: str) -> None:
+    log_of(url)
+    said = call(url, "--model", "locked", *SMALL)
+    assert (said.code, said.out, len(log_of(url))) == (1, "", 1)
+    assert "does not answer a first request: HTTP 401 Unauthorized" in said.err
 
 
 @pytest.mark.parametrize("how", ["file", "environment"])
@@ -375,11 +441,26 @@ def test_a_key_is_sent_and_nowhere_written(
     file.write_text("sk-very-secret\n")
     given = ("--api-key", file) if how == "file" else ()
     if not given:
-        monkeypatch.setenv("HARNESS_API_KEY", "sk-very-secret")
+        monkeypatch.setenv("HARNESS_API_KEY", "sk-very-secret\n")
     said = call(url, "--model", "fast", *SMALL, "--no-audit", *given)
     assert {e["authorization"] for e in log_of(url)} == {"Bearer sk-very-secret"}
     (path,) = (tmp_path / "results").iterdir()
     assert "very-secret" not in path.read_text() + said.out + said.err
+
+
+def test_a_key_in_the_environment_is_held_to_what_one_in_a_file_is(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_API_KEY", "two\nlines")
+    said = call("http://127.0.0.1:9", "--model", "m", *SMALL)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "HARNESS_API_KEY holds no key: it should be one line of printable characters" in said.err
+    assert "two" not in said.err
+
+
+def test_a_server_that_does_not_say_its_models_is_given_up(call: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        said = call(f"http://127.0.0.1:{silent.getsockname()[1]}", *SMALL, "--timeout", "0.3")
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "/v1/models did not answer within 0.3 s; name a model with --model" in said.err
 
 
 def test_plain_completions_are_another_interface(call: Call, url: str) -> None:
@@ -407,6 +488,13 @@ def test_several_models_must_be_told_apart(call: Call, url: str) -> None:
         (("http://h", "--rate", "-1"), "'-1' is not positive numbers", "such as 0.5,2"),
         (("http://h", "--rate", "nan"), "'nan' is not positive numbers", "such as 0.5,2"),
         (("http://h", "--requests", "0"), "'--requests': 0 is not in the range", "1<=x<="),
+        (("http://h", "--requests", "65537"), "'--requests': 65537 is not in the range", "1<=x<=65536"),
+        (("http://h", "--output-tokens", "65537"), "'--output-tokens': 65537 is not in the range", "1<=x<=65536"),
+        (
+            ("http://h", "--model", "m", "--users", "30000"),
+            "a run of 90000 requests",
+            "the 65536 that its record can hold",
+        ),
         (("http://h", "--slo", "fast"), "no SLO 'fast'", "there are standard, interactive, local, batch"),
         (("http://h", "--timeout", "nan"), "timeout nan", "is not a positive number of seconds"),
         (("http://h", "--price", "cheap"), "price 'cheap'", "is not a positive number of USD per hour"),

@@ -48,6 +48,7 @@ class _Numbers(click.ParamType[Any]):
 
 
 _positive = click.IntRange(min=1, max=1_000_000)
+_recorded = click.IntRange(min=1, max=1 << 16)  # what an array of the report can hold
 
 
 @click.command("serve-bench")
@@ -66,16 +67,16 @@ _positive = click.IntRange(min=1, max=1_000_000)
 )
 @click.option(
     "--requests",
-    type=_positive,
+    type=_recorded,
     default=22,
     show_default=True,
     help="Of each repetition of each load; at least 3 a user.",
 )
-@click.option("--repeat", type=_positive, default=3, show_default=True, help="Independent repetitions.")
+@click.option("--repeat", type=_recorded, default=3, show_default=True, help="Independent repetitions.")
 @click.option(
     "--input-tokens", type=_positive, default=256, show_default=True, help="Of a prompt, by the server's count."
 )
-@click.option("--output-tokens", type=_positive, default=64, show_default=True, help="Of a reply.")
+@click.option("--output-tokens", type=_recorded, default=64, show_default=True, help="Of a reply.")
 @click.option("--cap", type=_positive, help="Requests in flight at most, with --rate, --offline and --search.")
 @click.option(
     "--timeout", "timeout_s", type=float, default=120.0, show_default=True, metavar="SECONDS", help="Of a request."
@@ -88,7 +89,7 @@ _positive = click.IntRange(min=1, max=1_000_000)
 )
 @click.option("--api-key", metavar="FILE", help="File that holds the endpoint's key; or set HARNESS_API_KEY.")
 @click.option("--seed", metavar="HEX", help="What prompts and arrivals follow from; fresh by default.")
-@click.option("--out", default="results", show_default=True, metavar="FOLDER", help="Where the report goes.")
+@click.option("--out", default="results/serving", show_default=True, metavar="FOLDER", help="Where the record goes, apart from reports.")
 @json_option
 @click.pass_context
 def serve_bench(
@@ -193,17 +194,16 @@ def _price(text: str | None) -> Decimal | None:
 
 def _key(file: str | None) -> str | None:
     """Read the endpoint's key. It is never an argument, which others on the machine could read."""
+    from harness.inference.client import checked_key
+
     if file is None:
-        return os.environ.get("HARNESS_API_KEY") or None
+        given = os.environ.get("HARNESS_API_KEY")
+        return checked_key(given, "HARNESS_API_KEY") if given else None
     try:
-        key = Path(file).read_text().strip()
+        return checked_key(Path(file).read_text(), repr(file))
     except (OSError, UnicodeDecodeError) as err:
         msg = f"cannot read the key {file!r}: {getattr(err, 'strerror', None) or 'it is no text'}"
         raise MisuseError(msg) from err
-    if not key.isascii() or not key.isprintable() or " " in key or not key:
-        msg = f"{file!r} holds no key: it should be one line of printable characters"
-        raise MisuseError(msg)
-    return key
 
 
 def _folder(out: str) -> Path:

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -24,7 +24,7 @@ from harness.inference.exchange import Event, Request, Usage
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["EVENT_BYTES_MOST", "REPLY_BYTES_MOST", "Endpoint", "EventStream", "base_url"]
+__all__ = ["EVENT_BYTES_MOST", "REPLY_BYTES_MOST", "Endpoint", "EventStream", "base_url", "checked_key"]
 
 EVENT_BYTES_MOST = 1 << 20
 REPLY_BYTES_MOST = 64 << 20
@@ -46,15 +46,20 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]  # of tokens: what no reply has, no record must hold
+
+
 class _Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Counts | None = None
     error: Any = None
+    object: Any = None  # "error" where the whole event is one
+    message: Any = None
 
 
 class _Model(msgspec.Struct):
@@ -138,6 +143,19 @@ def base_url(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
 
+def checked_key(text: str, source: str = "the key") -> str:
+    """Return an endpoint's key without the white space around it; `source` is where it came from, for the error. It is not repeated.
+
+    Raises:
+        MisuseError: it is not one line of printable characters, which is all that a header can hold.
+    """
+    key = text.strip()
+    if not key.isascii() or not key.isprintable() or " " in key or not key:
+        msg = f"{source} holds no key: it should be one line of printable characters"
+        raise MisuseError(msg)
+    return key
+
+
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -164,7 +182,7 @@ class Endpoint:
     ) -> None:
         self.base = base_url(url)
         self.model, self.chat, self.ignore_eos = model, chat, ignore_eos
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = {"Authorization": f"Bearer {checked_key(key)}"} if key else {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -194,7 +212,7 @@ class Endpoint:
             FailureError: it does not answer, or not with a list of models.
         """
         async with self._call("GET", "/models") as response:
-            body = await response.content.read(EVENT_BYTES_MOST)
+            body = await _read(response)
         try:
             listed = strangers.decode(body, _Models)
         except (msgspec.DecodeError, UnicodeDecodeError) as err:
@@ -221,14 +239,13 @@ class Endpoint:
                     raise FailureError(msg)
                 for data in stream.feed(received):
                     if data.strip() == _DONE:
+                        _check_end(finished=finished)
                         await _drain(response)
                         return
                     event = _event(data, at_s)
                     finished = finished or event.finish is not None
                     yield event
-            if not finished:  # some servers leave out [DONE], none the reason of the end
-                msg = "the stream ended before the reply did: no reason of its end, no [DONE]"
-                raise FailureError(msg)
+            _check_end(finished=finished)
 
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -267,11 +284,32 @@ class Endpoint:
             raise FailureError(msg) from err
 
 
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body to its end; what is longer than any list of models is cut there."""
+    body = bytearray()
+    async for received in response.content.iter_any():
+        body += received
+        if len(body) > EVENT_BYTES_MOST:
+            break
+    return bytes(body)
+
+
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read the end of the body, which makes the connection fit for the next request; a server that holds it back loses it."""
-    with contextlib.suppress(TimeoutError):
+    """Read the end of the body, which makes the connection fit for the next request; a server that holds it back loses it.
+
+    The reply is whole: however the connection ends, it does not undo that.
+    """
+    import aiohttp
+
+    with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
         async with asyncio.timeout(_DRAIN_S):
             await response.content.readany()
+
+
+def _check_end(*, finished: bool) -> None:
+    if not finished:  # some servers leave out [DONE], none the reason of the end; one that failed may send [DONE] alone
+        msg = "the stream ended before the reply did: it gave no reason of its end"
+        raise FailureError(msg)
 
 
 def _check_type(response: aiohttp.ClientResponse) -> None:
@@ -286,8 +324,9 @@ def _event(data: bytes, at_s: float) -> Event:
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
         msg = f"an event is not a chunk of a completion: {err}"
         raise FailureError(msg) from err
-    if chunk.error is not None:
-        said = msgspec.json.encode(chunk.error)[:_SAID_BYTES]
+    error = chunk.message if chunk.object == "error" else chunk.error
+    if error is not None or chunk.object == "error":
+        said = msgspec.json.encode(error)[:_SAID_BYTES]
         msg = f"the server reports an error: {said.decode(errors='replace')}"
         raise FailureError(msg)
     choices = chunk.choices or []

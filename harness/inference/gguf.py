@@ -155,15 +155,16 @@ def open_gguf(path: Path | str) -> tuple[ModelSpec, GgufWeights, Metadata]:
 
 def _spec(file: Gguf, fallback: str) -> ModelSpec:
     metadata = file.metadata
-    if metadata.get("split.count", 1) not in (0, 1):
-        msg = f"the model is split into {metadata['split.count']} files; join them with llama-gguf-split --merge"
+    parts = _scalar(metadata, "split.count", 1)
+    if parts not in (0, 1):
+        msg = f"the model is split into {parts} files; join them with llama-gguf-split --merge"
         raise MisuseError(msg)
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in _KINDS:
         msg = f"general.architecture is {architecture!r}; there are {', '.join(_KINDS)}"
         raise MisuseError(msg)
     kind = _KINDS[architecture]
-    if kind == "llama" and metadata.get("llama.expert_count"):
+    if kind == "llama" and _scalar(metadata, "llama.expert_count"):
         kind = "mixtral"
     config = {"model_type": kind, **_config(file, architecture, {**_FIELDS, **_FEED_FORWARD[kind]})}
     if kind == "qwen3_moe":
@@ -172,18 +173,26 @@ def _spec(file: Gguf, fallback: str) -> ModelSpec:
     return from_hf_config(config, name=name if isinstance(name, str) and name else fallback)
 
 
+def _scalar(metadata: Metadata, key: str, default: object = None) -> object:
+    """Read what must be one number or text: an array would break the comparisons that it meets."""
+    value = metadata.get(key, default)
+    if isinstance(value, tuple | np.ndarray):
+        msg = f"{key} is an array of {len(value)}; only one value for the whole model is understood"
+        raise MisuseError(msg)
+    return value
+
+
 def _config(file: Gguf, architecture: str, fields: Mapping[str, str]) -> dict[str, object]:
     """Translate the architecture's keys, refusing any that is neither known nor known to be idle."""
     given = {k.partition(".")[2]: k for k in file.metadata if k.startswith(f"{architecture}.")}
     config: dict[str, object] = {}
     for key, full in given.items():
-        value = file.metadata[full]
         if key in fields:
-            config[fields[key]] = value
-        elif key == "rope.scaling.type" and value in ("none", ""):
+            config[fields[key]] = _scalar(file.metadata, full)
+        elif key == "rope.scaling.type" and _scalar(file.metadata, full) in ("none", ""):
             continue
         elif key not in _IDLE:
-            msg = f"{full} is {value!r}, which is not understood; known are {', '.join(sorted(fields))}"
+            msg = f"{full} is {file.metadata[full]!r}, which is not understood; known are {', '.join(sorted(fields))}"
             raise MisuseError(msg)
     _check_layers(file, given.get("block_count", ""), config.get("num_hidden_layers"))
     embedding = file.tensors.get("token_embd.weight")
@@ -213,7 +222,7 @@ def _check_heads(metadata: Metadata, architecture: str, config: dict[str, object
         raise MisuseError(msg)
     size = config.setdefault("head_dim", hidden // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        value = metadata.get(f"{architecture}.{key}", size)
+        value = _scalar(metadata, f"{architecture}.{key}", size)
         if value != size:
             msg = f"{architecture}.{key} is {value!r}; only {size!r}, the size of a head's key, is computed"
             raise MisuseError(msg)
@@ -290,13 +299,16 @@ def text_of(tokens: Iterable[int], metadata: Mapping[str, Any]) -> str:
     """Return the text that tokens stand for, by the file's own vocabulary; bytes that are no UTF-8 become the replacement character.
 
     Raises:
-        MisuseError: the vocabulary is not of the byte-level kind ("gpt2"), or a token is none of it.
+        MisuseError: the vocabulary is not of the byte-level kind ("gpt2") or is missing, or a token is none of it.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind != "gpt2":
         msg = f"the vocabulary is of kind {kind!r}; only 'gpt2', pairs of bytes, is read"
         raise MisuseError(msg)
-    vocabulary, byte_of = metadata["tokenizer.ggml.tokens"], _byte_of()
+    vocabulary, byte_of = metadata.get("tokenizer.ggml.tokens"), _byte_of()
+    if not isinstance(vocabulary, tuple | list):
+        msg = f"tokenizer.ggml.tokens is {vocabulary!r:.100}; it must be the vocabulary's texts"
+        raise MisuseError(msg)
     raw = bytearray()
     for token in map(int, tokens):
         if not 0 <= token < len(vocabulary):

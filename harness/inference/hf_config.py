@@ -7,6 +7,7 @@ effect on what a trained text model answers is passed over; any other that is no
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -85,15 +86,15 @@ class _Config:
         value = self.fields.get(field)
         return default if value is None else value
 
-    def integer(self, field: str, default: int | None = None) -> int:
+    def integer(self, field: str, default: int | None = None, *, least: int = 1) -> int:
         value = self.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _MOST:
-            _refuse(field, value, f"an integer from 1 to {_MOST}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+            _refuse(field, value, f"an integer from {least} to {_MOST}")
         return value
 
     def number(self, field: str, default: float | None = None) -> float:
         value = self.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             _refuse(field, value, "a number")
         return float(value)
 
@@ -150,8 +151,10 @@ def _named(config: Mapping[str, object]) -> str | None:
 
 def _rope(fields: _Config, default_theta: float, *, fraction: float | None = None) -> Rope:
     """Read the rotary embedding; `fraction` is the kind's default where it can rotate a part of a head alone."""
-    given = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    fields.get("rope_scaling")
+    new, old = fields.get("rope_parameters") or {}, fields.get("rope_scaling") or {}
+    if new and old and new != old:  # Hugging Face takes the old one, and its default theta
+        _refuse("rope_scaling", old, f"absent or the same as rope_parameters, {new!r}")
+    given = new or old
     if not isinstance(given, Mapping):
         _refuse("rope_parameters", given, "a mapping")
     theta = fields.number("rope_theta", default_theta)
@@ -163,7 +166,7 @@ def _rope(fields: _Config, default_theta: float, *, fraction: float | None = Non
         _refuse("partial_rotary_factor", rotated, "1 for this model_type")
     theta = inner.number(f"{at}rope_theta", theta)
     kind = inner.get(f"{at}rope_type", inner.get(f"{at}type", "default"))
-    if kind not in _ROPES:
+    if not isinstance(kind, str) or kind not in _ROPES:
         _refuse("rope_type", kind, f"one of {', '.join(_ROPES)}")
     rope = _ROPES[kind](inner, fields, theta, rotated)
     for key, value in given.items():
@@ -222,7 +225,10 @@ def _attention_factor(inner: _Config, factor: float) -> float | None:
     if not (some and all_):
         return None
     scale = math.log(factor) / 10 if factor > 1 else 0.0
-    return (scale * inner.number(f"{at}mscale") + 1) / (scale * inner.number(f"{at}mscale_all_dim") + 1)
+    whole = scale * inner.number(f"{at}mscale_all_dim") + 1
+    if not whole > 0:
+        _refuse(f"{at}mscale_all_dim", all_, "a number that leaves a positive scale")
+    return (scale * inner.number(f"{at}mscale") + 1) / whole
 
 
 _ROPES: Mapping[str, Callable[[_Config, _Config, float, float], Rope]] = {
@@ -278,17 +284,24 @@ def _llama(fields: _Config, name: str) -> ModelSpec:
     )
 
 
-def _all_sliding(fields: _Config) -> dict[str, Any]:
+def _window(fields: _Config, default: int | None) -> int | None:
+    """Read a window: null is none, and only a file that says nothing of it has the kind's default."""
+    if fields.get("sliding_window") is None and "sliding_window" in fields.fields:
+        return None
+    return None if fields.get("sliding_window", default) is None else fields.integer("sliding_window", default)
+
+
+def _all_sliding(fields: _Config, default: int | None) -> dict[str, Any]:
     """Read a window that, where there is one, is every layer's."""
-    if fields.get("sliding_window") is None:
+    window = _window(fields, default)
+    if window is None:
         return {}
-    layers = fields.integer("num_hidden_layers")
-    return {"window": fields.integer("sliding_window"), "layer_kinds": ("sliding",) * layers}
+    return {"window": window, "layer_kinds": ("sliding",) * fields.integer("num_hidden_layers")}
 
 
 def _mistral(fields: _Config, name: str) -> ModelSpec:
     width = fields.integer("intermediate_size")
-    return _spec(fields, name, ffn_width=width, rope=_rope(fields, 1e4), **_all_sliding(fields))
+    return _spec(fields, name, ffn_width=width, rope=_rope(fields, 1e4), **_all_sliding(fields, 4096))
 
 
 def _mixtral(fields: _Config, name: str) -> ModelSpec:
@@ -298,15 +311,15 @@ def _mixtral(fields: _Config, name: str) -> ModelSpec:
         width=fields.integer("intermediate_size"),
         naming="mixtral",
     )
-    return _spec(fields, name, ffn_width=None, rope=_rope(fields, 1e6), experts=experts, **_all_sliding(fields))
+    return _spec(fields, name, ffn_width=None, rope=_rope(fields, 1e6), experts=experts, **_all_sliding(fields, None))
 
 
 def _some_sliding(fields: _Config) -> dict[str, Any]:
     """Read a window that is the later layers' alone, and only where it is switched on."""
     layers, on = fields.integer("num_hidden_layers"), fields.flag("use_sliding_window")
-    window = fields.integer("sliding_window", 4096) if on else None
+    window = _window(fields, 4096) if on else None
     fields.get("sliding_window")
-    first = fields.get("max_window_layers", 28)
+    first = fields.integer("max_window_layers", 28, least=0)
     kinds = _layer_kinds(fields, layers, lambda i: "sliding" if window is not None and i >= first else "full")
     if "delta" in kinds:
         _refuse("layer_types", "linear_attention", "full_attention or sliding_attention")
@@ -341,9 +354,10 @@ def _expert_count(fields: _Config) -> int:
 def _qwen3_moe(fields: _Config, name: str) -> ModelSpec:
     layers, bias = fields.integer("num_hidden_layers"), fields.flag("attention_bias")
     dense, step = fields.get("mlp_only_layers", ()), fields.integer("decoder_sparse_step", 1)
-    if not isinstance(dense, list | tuple):
+    if not isinstance(dense, list | tuple) or not all(isinstance(i, int) for i in dense):
         _refuse("mlp_only_layers", dense, "a list of layers")
-    window = _all_sliding(fields) if fields.flag("use_sliding_window") else {}
+    dense = frozenset(dense)
+    window = _all_sliding(fields, 4096) if fields.flag("use_sliding_window") else {}
     fields.get("sliding_window")
     experts = Experts(
         count=_expert_count(fields),

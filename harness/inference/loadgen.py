@@ -41,6 +41,8 @@ __all__ = [
     "poisson",
 ]
 
+REQUESTS_MOST = 1 << 16  # of a run: what an array of a record may hold
+CHUNKS_MOST = 1 << 16  # of a reply: the same
 LAG_MOST_S = 0.005
 CPU_MOST_FRACTION = 0.8
 _TICK_S = 0.005
@@ -63,7 +65,7 @@ def closed(users: int, requests: int, *, timeout_s: float = 120.0) -> Load:
     """Return a load of users who each wait for a reply before they ask again.
 
     Raises:
-        MisuseError: a number is not positive.
+        MisuseError: a number is not positive, or the requests are more than a record holds.
     """
     _positive(users=users, requests=requests, timeout_s=timeout_s)
     return Load(mode="closed", requests_count=requests, seed=0, users_count=users, timeout_s=timeout_s)
@@ -73,7 +75,7 @@ def poisson(rate_per_s: float, requests: int, seed: int, *, cap: int | None = No
     """Return a load of independent arrivals at a mean rate.
 
     Raises:
-        MisuseError: a number is not positive.
+        MisuseError: a number is not positive, or the requests are more than a record holds.
     """
     _positive(rate_per_s=rate_per_s, requests=requests, cap=cap or 1, timeout_s=timeout_s)
     return Load(
@@ -85,17 +87,20 @@ def offline(requests: int, *, cap: int | None = None, timeout_s: float = 120.0) 
     """Return a load that is all there from the start.
 
     Raises:
-        MisuseError: a number is not positive.
+        MisuseError: a number is not positive, or the requests are more than a record holds.
     """
     _positive(requests=requests, cap=cap or 1, timeout_s=timeout_s)
     return Load(mode="offline", requests_count=requests, seed=0, cap_count=cap, timeout_s=timeout_s)
 
 
-def _positive(**numbers: float) -> None:
-    for name, value in numbers.items():
+def _positive(*, requests: int, **numbers: float) -> None:
+    for name, value in (("requests", requests), *numbers.items()):
         if not 0 < value < math.inf:
             msg = f"{name} is {value!r}; it should be a positive number"
             raise MisuseError(msg)
+    if requests > REQUESTS_MOST:
+        msg = f"a run of {requests} requests is more than the {REQUESTS_MOST} that its record can hold"
+        raise MisuseError(msg)
 
 
 def arrivals(load: Load) -> tuple[float, ...]:
@@ -131,6 +136,9 @@ class _Reply:
         self.finish = event.finish or self.finish
         self.usage = event.usage or self.usage
         if event.text or event.token_count:
+            if len(self.at_s) == CHUNKS_MOST:
+                msg = f"the reply went on past {CHUNKS_MOST} chunks"
+                raise FailureError(msg)
             self.at_s.append(event.at_s)
             self.told.append(event.token_count)
             self.sizes.append(len(event.text.encode()))
@@ -170,7 +178,7 @@ async def exchange(  # noqa: PLR0913 - one request has as many circumstances
     except TimeoutError:
         failure = f"no end within {timeout_s:g} s of its intended start"
     except FailureError as err:
-        failure = str(err)
+        failure = str(err).encode(errors="replace").decode()  # a header may hold bytes that are no text
     text = "".join(reply.text)
     claimed = reply.usage.output_tokens if reply.usage else None
     seen = Exchange(

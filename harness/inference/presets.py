@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import MisuseError
 from harness.inference import ledger
+from harness.inference.quant import refuse_packed
 from harness.inference.specs import find, sliced
 from harness.registry import cache_bytes
 
@@ -61,6 +62,9 @@ class Choice:
     whole: int
     context: int = CONTEXT
 
+    def __post_init__(self) -> None:
+        refuse_packed(self.spec, self.weights.bits)
+
     @property
     def extrapolated(self) -> bool:
         """Whether only a slice is run, so that figures for the whole model are extrapolated."""
@@ -95,7 +99,7 @@ def choice(text: str, context: int = CONTEXT) -> Choice:
     """Read a choice from its spelling.
 
     Raises:
-        MisuseError: it is not one, or names a model, a format or a number of layers that there is not.
+        MisuseError: it is not one, or names a model, a format or a number of layers that there is not, or a format not of this model.
     """
     found = _SPELLING.fullmatch(text)
     if not found:
@@ -128,14 +132,14 @@ CLASSES: Mapping[int, _Row] = {
     8: _row("llama-3.2-1b:fp16", "qwen3-4b:int8"),
     10: _row("qwen3-4b:fp16@2048", "llama-3.1-8b:int4"),
     12: _row("qwen3-4b:fp16", "llama-3.1-8b:int8"),
-    16: _row("llama-3.1-8b:int8", "qwen3-14b:int4", "gpt-oss-20b:int4"),
+    16: _row("llama-3.1-8b:int8", "qwen3-14b:int4"),
     24: _row("llama-3.1-8b:fp16", "qwen3-32b:int4", "qwen3.5-35b-a3b:int4"),
     32: _row("llama-3.1-8b:fp16", "qwen3-32b:int4@32768", "qwen3.5-35b-a3b:int4@32768"),
     48: _row("qwen3-14b:fp16", "llama-3.3-70b:int4", "qwen3.5-35b-a3b:int8"),
     80: _row("qwen3-32b:fp16", "llama-3.3-70b:int4", "qwen3.5-35b-a3b:fp16"),
     96: _row("qwen3-32b:fp16", "llama-3.3-70b:int8", "qwen3.5-35b-a3b:fp16"),
-    141: _row("llama-3.3-70b:int8", "mixtral-8x7b:fp16", "gpt-oss-120b:int8"),
-    180: _row("llama-3.3-70b:fp16", "mixtral-8x7b:fp16", "gpt-oss-120b:int8"),
+    141: _row("llama-3.3-70b:int8", "mixtral-8x7b:fp16"),
+    180: _row("llama-3.3-70b:fp16", "mixtral-8x7b:fp16"),
 }
 _ON_CPU = ("smollm2-135m/4:fp32", "smollm2-135m:fp32", "qwen3-0.6b:fp32")
 _SMALL_MOE = "qwen3-30b-a3b:int4"  # of which as many layers are run as fit

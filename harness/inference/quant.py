@@ -27,8 +27,9 @@ from harness.errors import MisuseError
 
 if TYPE_CHECKING:
     from harness.device.backend import Array
+    from harness.inference.shapes import ModelSpec
 
-__all__ = ["GROUP", "Quantised", "quantisable", "quantise", "quantise_rows", "stored_bytes"]
+__all__ = ["GROUP", "Quantised", "quantisable", "quantise", "quantise_rows", "refuse_packed", "stored_bytes"]
 
 GROUP = 32
 _LARGEST = {8: 127, 4: 7}
@@ -175,6 +176,17 @@ def quantisable(name: str, shape: tuple[int, ...]) -> bool:
     """Tell whether a model's tensor is one to quantise: a matrix whose rows are whole groups. Norms, biases, routers stay as they are."""
     router = name.endswith((".gate.weight", ".router.weight", "shared_expert_gate.weight"))
     return len(shape) >= _MATRIX_NDIM and name.endswith(".weight") and shape[-1] % GROUP == 0 and not router
+
+
+def refuse_packed(spec: ModelSpec, bits: int | None) -> None:
+    """Refuse bits for a model whose experts are one tensor: most of its weights would stay as they are under a name that says otherwise.
+
+    Raises:
+        MisuseError: it is such a model, and bits are asked for.
+    """
+    if bits is not None and spec.experts is not None and spec.experts.naming == "packed":
+        msg = f"{spec.name} cannot be had in {bits} bits: its experts, all in one tensor, are not quantised here; fp16 and fp32 are right"
+        raise MisuseError(msg)
 
 
 def stored_bytes(name: str, shape: tuple[int, ...], *, dtype: str = "float32", bits: int | None = None) -> int:

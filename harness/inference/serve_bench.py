@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from harness.errors import MisuseError
+from harness.errors import FailureError, MisuseError
 from harness.inference.client import Endpoint
 from harness.inference.serving import bench
 
@@ -56,7 +56,7 @@ async def _bench(  # noqa: PLR0913 - as above
     chat: bool,
 ) -> ServeReport:
     async with Endpoint(url, model=model or "", key=key, chat=chat) as endpoint:
-        endpoint.model = model or await _only_model(endpoint)
+        endpoint.model = model or await _only_model(endpoint, plan.timeout_s)
         return await bench(
             endpoint,
             plan,
@@ -68,8 +68,13 @@ async def _bench(  # noqa: PLR0913 - as above
         )
 
 
-async def _only_model(endpoint: Endpoint) -> str:
-    names = await endpoint.models()
+async def _only_model(endpoint: Endpoint, timeout_s: float) -> str:
+    try:
+        async with asyncio.timeout(timeout_s):
+            names = await endpoint.models()
+    except TimeoutError as err:
+        msg = f"{endpoint.base}/models did not answer within {timeout_s:g} s; name a model with --model"
+        raise FailureError(msg) from err
     if len(names) != 1:
         listed = ", ".join(names[:20]) or "none"
         msg = f"{endpoint.base} serves {len(names)} models; name one with --model: {listed}"

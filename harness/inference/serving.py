@@ -27,12 +27,14 @@ from harness.inference import audit, loadgen, metrics
 from harness.inference.client import Endpoint
 from harness.inference.exchange import Exchange, Request, Server
 from harness.inference.loadgen import Load, Run
-from harness.inference.slo import SLOS, Search, Slo, Try, good_fraction, is_good, search
+from harness.inference.slo import SLOS, Search, Slo, Try, good_fraction, impatient, is_good, search, try_s
 
 __all__ = ["Level", "Plan", "Progress", "Prompts", "Ready", "ServeReport", "Spread", "bench", "make_ready"]
 
 _DISCARDED_MOST = 2  # repetitions of a load in which this client was the bottleneck, done again
 _EACH_LEAST = 3  # requests of a user: the first ones come all at once, the last ones find an idle server
+_UNKNOWN_WORD = ("HTTP 400", "HTTP 422")  # how a server refuses `ignore_eos`; any other refusal is about something else
+_BUSY, _BUSY_WAITS_S = ("HTTP 408", "HTTP 429"), (1.0, 2.0, 4.0)
 _ENERGY_LEAST_S = 20.0  # the driver's counter moves ten times a second
 _WORDS = (
     "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family", "student",
@@ -101,25 +103,33 @@ async def make_ready(server: Server, *, seed: str, input_tokens: int, output_tok
 
 
 async def _first(server: Server, prompts: Prompts, timeout_s: float) -> Exchange:
-    now_s = asyncio.get_running_loop().time()
     request = prompts.ask(f"ready/{prompts.words_count}")(0)
-    found, _ = await loadgen.exchange(server, request, started_s=now_s, intended_s=now_s, timeout_s=timeout_s)
-    if found.failure and isinstance(server, Endpoint) and server.ignore_eos and found.failure.startswith("HTTP 4"):
-        server.ignore_eos = False  # it does not know the word
-        return await _first(server, prompts, timeout_s)
-    if found.failure:
-        msg = f"the server does not answer a first request: {found.failure}"
-        raise FailureError(msg)
-    return found
+    waits = iter(_BUSY_WAITS_S)
+    while True:
+        now_s = asyncio.get_running_loop().time()
+        found, _ = await loadgen.exchange(server, request, started_s=now_s, intended_s=now_s, timeout_s=timeout_s)
+        if found.failure is None:
+            return found
+        status = found.failure[:8]
+        if status in _UNKNOWN_WORD and isinstance(server, Endpoint) and server.ignore_eos:
+            server.ignore_eos = False
+        elif status in _BUSY and (wait_s := next(waits, None)) is not None:
+            await asyncio.sleep(wait_s)
+        else:
+            msg = f"the server does not answer a first request: {found.failure}"
+            raise FailureError(msg)
 
 
 def _fitting(wanted: int, lengths: Sequence[int], counts: Sequence[int | None]) -> int:
-    """Return how many words make `wanted` tokens, by the line through two prompts; that many where the server does not count."""
+    """Return how many words make `wanted` tokens, by the line through two prompts; that many where the server does not count.
+
+    At most two words a token: what a server claims to count must not make prompts without bound.
+    """
     (few, many), (low, high) = lengths, counts
     if low is None or high is None or many <= few or high <= low:
         return wanted
     per_word = (high - low) / (many - few)
-    return max(round((wanted - (high - many * per_word)) / per_word), 1)
+    return min(max(round((wanted - (high - many * per_word)) / per_word), 1), 2 * wanted)
 
 
 # --- the record -------------------------------------------------------------------------------------------------------
@@ -189,6 +199,9 @@ class ServeReport:
     server: str  # an address, or what served in this process
     model: str
     api: str
+    ignore_eos: (
+        bool | None
+    )  # whether it was told to go on to the number of tokens asked for; None: in this process, where it does
     plan: Plan
     prompt_words_count: int
     input_tokens: int | None
@@ -237,10 +250,13 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         joules: reads a counter of the energy that the server's device has spent.
 
     Raises:
-        MisuseError: the plan holds no load.
+        MisuseError: the plan holds no load, or one of more requests or tokens of reply than a record can hold.
         FailureError: the server does not answer, or this client was the bottleneck.
     """
     loads = _loads(plan)
+    if not 0 < plan.output_tokens <= loadgen.CHUNKS_MOST:
+        msg = f"output_tokens is {plan.output_tokens}; a reply of 1 to {loadgen.CHUNKS_MOST} tokens can be recorded"
+        raise MisuseError(msg)
     if not (loads or plan.search):
         msg = "the plan puts no load on the server: name users, rates, offline, or search"
         raise MisuseError(msg)
@@ -252,10 +268,10 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         output_tokens=plan.output_tokens,
         timeout_s=plan.timeout_s,
     )
-    parts = _Bench(server, plan, ready.prompts, progress, joules, judged=not in_process)
+    parts = _Bench(server, plan, ready, progress, joules, judged=not in_process)
     probes = await parts.probe() if plan.audits else None
     levels = [await parts.level(load) for load in loads]
-    searches = [await parts.search(i, 1 / ready.e2e_s) for i in range(plan.repetitions_count if plan.search else 0)]
+    searches = [await parts.search(i) for i in range(plan.repetitions_count if plan.search else 0)]
     seen = [x for level in levels for run in level.runs for x in run.exchanges]
     return ServeReport(
         schema="harness.serve/1",
@@ -266,6 +282,7 @@ async def bench(  # noqa: PLR0913 - what a record says of a server cannot all be
         server=name,
         model=model,
         api=api,
+        ignore_eos=server.ignore_eos if isinstance(server, Endpoint) else None,
         plan=plan,
         prompt_words_count=ready.prompts.words_count,
         input_tokens=ready.input_tokens,
@@ -300,14 +317,14 @@ class _Bench:
         self,
         server: Server,
         plan: Plan,
-        prompts: Prompts,
+        ready: Ready,
         progress: Progress,
         joules: Callable[[], float | None],
         *,
         judged: bool,
     ) -> None:
-        self._server, self._plan, self._prompts, self._progress, self._joules = server, plan, prompts, progress, joules
-        self._judged = judged
+        self._server, self._plan, self._ready, self._progress, self._joules = server, plan, ready, progress, joules
+        self._prompts, self._judged = ready.prompts, judged
 
     async def probe(self) -> audit.Probes:
         self._progress.begins("probing", audit.ROUNDS)
@@ -331,28 +348,33 @@ class _Bench:
                     raise
         return _summary(load, runs, discarded, self._plan)
 
-    async def search(self, repetition: int, start_per_s: float) -> Search:
+    async def search(self, repetition: int) -> Search:
         plan = self._plan
-        count = plan.requests_count * plan.repetitions_count
-        bad_most = math.floor((1 - plan.slo.least_fraction) * count + 1e-9)
+        slo = impatient(plan.slo, alone_s=self._ready.e2e_s)
+        least = plan.requests_count * plan.repetitions_count
         seed = _number(plan.seed, f"search/{repetition}")
 
         async def attempt(rate_per_s: float) -> Try:
             part = f"search {repetition + 1}: {rate_per_s:.4g} requests/s"
+            count = max(least, math.ceil(rate_per_s * try_s(slo, alone_s=self._ready.e2e_s)))
+            if count > loadgen.REQUESTS_MOST:
+                msg = f"{rate_per_s:.4g} requests/s were not tried: long enough to tell would be {count} requests"
+                raise loadgen.BusyClientError(msg)
+            bad_most = math.floor((1 - slo.least_fraction) * count + 1e-9)
             self._progress.begins(part, count)
             bad = 0
 
             def hopeless(x: Exchange) -> bool:
                 nonlocal bad
-                bad += not is_good(x, plan.slo)
+                bad += not is_good(x, slo)
                 return bad > bad_most
 
             load = loadgen.poisson(rate_per_s, count, seed, cap=plan.cap_count, timeout_s=plan.timeout_s)
             run = await self._drive(load, part, hopeless)
-            good = sum(is_good(x, plan.slo) for x in run.exchanges)
+            good = sum(is_good(x, slo) for x in run.exchanges)
             return Try(rate_per_s=rate_per_s, requests_count=count, good_count=good, passed=bad <= bad_most)
 
-        return await search(attempt, plan.slo, start_per_s=start_per_s)
+        return await search(attempt, slo, start_per_s=1 / self._ready.e2e_s)
 
     async def _drive(self, load: Load, part: str, stop: Callable[[Exchange], bool]) -> Run:
         def watch(x: Exchange) -> bool:

@@ -48,6 +48,8 @@ class Rope:
         positive = ("theta", "factor", "low_factor", "high_factor", "original_length", "beta_fast", "beta_slow")
         for field in positive:
             _require(math.isfinite(getattr(self, field)) and getattr(self, field) > 0, f"rope.{field}", self, "above 0")
+        if self.kind == "yarn":  # its ramp is laid out by the logarithm of theta
+            _require(self.theta > 1, "rope.theta", self, "above 1 for yarn")
         _require(0 < self.fraction <= 1, "rope.fraction", self, "above 0 and at most 1")
 
 

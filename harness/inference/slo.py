@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from harness.errors import MisuseError
@@ -15,7 +15,7 @@ from harness.inference import metrics
 from harness.inference.exchange import Exchange
 from harness.inference.loadgen import BusyClientError
 
-__all__ = ["SLOS", "Search", "Slo", "Try", "find_slo", "good_fraction", "is_good", "search"]
+__all__ = ["SLOS", "Search", "Slo", "Try", "find_slo", "good_fraction", "impatient", "is_good", "search", "try_s"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,20 @@ def _seconds(part: str, value: str) -> float:
 
 
 def is_good(exchange: Exchange, slo: Slo) -> bool:
-    """Tell whether a reply came whole and within the limits. A reply of one token has no TPOT to miss."""
+    """Tell whether a reply came whole and within the limits. A reply of one token has no TPOT to miss.
+
+    One that came for the most part in its first chunk was not streamed: who reads it waited for all of it, so its time per token is NTPOT.
+    """
+    if exchange.failure is not None:
+        return False
+    count = exchange.output_tokens
+    lump = count > 1 and exchange.tokens[0] > count / 2
     kept = (
         (slo.ttft_s, metrics.ttft(exchange)),
-        (slo.tpot_s, metrics.tpot(exchange)),
+        (slo.tpot_s, metrics.ntpot(exchange) if lump else metrics.tpot(exchange)),
         (slo.e2e_s, metrics.e2e(exchange)),
     )
-    return exchange.failure is None and all(limit is None or value is None or value <= limit for limit, value in kept)
+    return all(limit is None or value is None or value <= limit for limit, value in kept)
 
 
 def good_fraction(exchanges: Sequence[Exchange], slo: Slo) -> float | None:
@@ -107,7 +114,8 @@ class Try:
 class Search:
     """The highest rate that passed and the lowest that did not; None where there was none.
 
-    `ended`: why the search ended before it met a rate that fails: the client could not keep up, so what passed is a lower bound.
+    `ended`: why the search ended before it met a rate that fails: the client could not keep up, or a try would have taken more requests
+    than one run holds. Then what passed is a lower bound.
     """
 
     slo: str
@@ -115,6 +123,32 @@ class Search:
     failed_rate_per_s: float | None
     tries: tuple[Try, ...]
     ended: str | None = None
+
+
+_WAITS = 10.0  # a try must be long beside what a request may take, and a queue that nobody limits long beside a request alone
+
+
+def impatient(slo: Slo, *, alone_s: float) -> Slo:
+    """Return the SLO that a search holds replies to: one that limits no waiting is told to.
+
+    Without a limit on TTFT or the end, a queue may grow until requests time out, and any rate passes that is tried for less than that.
+
+    Args:
+        slo: as the user gave it.
+        alone_s: what a request takes from end to end when it is alone.
+    """
+    if slo.ttft_s is not None or slo.e2e_s is not None:
+        return slo
+    limit_s = _WAITS * alone_s
+    return replace(slo, name=f"{slo.name},ttft={limit_s:.4g}", ttft_s=limit_s)
+
+
+def try_s(slo: Slo, *, alone_s: float) -> float:
+    """Return how long a rate must be tried: a server that is too slow fills its queue only by and by, and at first keeps any SLO.
+
+    In ten times the longest wait that is good, a server asked for a tenth more than it can do is late by all of it.
+    """
+    return _WAITS * max(slo.ttft_s or 0.0, slo.e2e_s or 0.0, alone_s)
 
 
 async def search(

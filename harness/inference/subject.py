@@ -87,7 +87,7 @@ def subject(  # noqa: PLR0913 - which model, how much of it, and how its experts
     weights = synth.synthetic(chosen.spec, seed, backend, dtype=stored, bits=chosen.weights.bits)
     route = None
     if routing != "natural":
-        route = Imposed(backend, chosen, seed, routing, batch * capacity)
+        route = Imposed(backend, weights, chosen, seed, routing, batch * capacity)
     return Subject(
         backend=backend,
         chosen=chosen,
@@ -105,13 +105,21 @@ class Imposed:
     whoever says which tokens come (`expect`) gets the same routes however they are cut into passes.
     """
 
-    def __init__(self, backend: Backend, chosen: Choice, seed: int, mode: synth.Routing, tokens: int) -> None:
+    def __init__(  # noqa: PLR0913 - what `subject` was given
+        self,
+        backend: Backend,
+        weights: synth.Synthetic,
+        chosen: Choice,
+        seed: int,
+        mode: synth.Routing,
+        tokens: int,
+    ) -> None:
         spec, xp = chosen.spec, backend.xp
         assert spec.experts is not None  # noqa: S101 - the benchmark asks for a mixture
         self._layers = [i for i in range(spec.layers) if spec.has_experts(i)]
         count = spec.experts.count
         scores = [synth.routing_scores(mode, seed, i, tokens, count) for i in self._layers]
-        self._scores = [xp.asarray(s) for s in scores]
+        self._scores = [xp.asarray(s) - _router_bias(weights, i) for i, s in zip(self._layers, scores, strict=True)]
         self._shape = count, spec.hidden
         self._places: Array = xp.arange(0)
         self._coming: list[int] = []
@@ -133,6 +141,15 @@ class Imposed:
                 raise FailureError(msg)
             made[...] = self._scores[self._coming.pop(0)][self._places]
         return made
+
+
+def _router_bias(weights: synth.Synthetic, layer: int) -> Array | float:
+    """Return what the model adds to its router's product, and so to what stands for it."""
+    name = f"model.layers.{layer}.mlp.router.bias"
+    if name not in weights.shapes:
+        return 0.0
+    bias: Array = weights[name]
+    return bias.astype(np.float32)
 
 
 def places_of(tokens: np.ndarray[Any, Any], rows: Sequence[int], first: int, last: int) -> np.ndarray[Any, Any]:

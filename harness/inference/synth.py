@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from harness.errors import MisuseError
-from harness.inference.quant import Quantised, quantisable, quantise_rows, stored_bytes
+from harness.inference.quant import Quantised, quantisable, quantise_rows, refuse_packed, stored_bytes
 from harness.inference.weights import require_room
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ class Synthetic(Mapping[str, Any]):
     def __init__(
         self, spec: ModelSpec, seed: int, backend: Backend, *, dtype: str = "float32", bits: int | None = None
     ) -> None:
+        refuse_packed(spec, bits)
         self._tensors = spec.tensors()
         for name, shape in self._tensors.items():
             if math.prod(shape) > _MOST:

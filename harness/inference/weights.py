@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.errors import FailureError, MisuseError
 from harness.inference.mapped import MAX_TENSORS
-from harness.inference.quant import Quantised, quantisable, quantise, stored_bytes
+from harness.inference.quant import Quantised, quantisable, quantise, refuse_packed, stored_bytes
 from harness.inference.safetensors import open_safetensors
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ def load(  # noqa: PLR0913 - where from, which model, where to, in what form
         bits: 8 or 4 to quantise what `quantisable` names, as it is read.
 
     Raises:
-        MisuseError: names or shapes are not the model's.
+        MisuseError: names or shapes are not the model's, or its experts cannot be quantised.
         FailureError: the model does not fit, or a value does not fit float16.
     """
+    refuse_packed(spec, bits)
     check_shapes(spec, source.shapes)
     shapes = {name: tuple(shape) for name, shape in spec.tensors().items()}
     sizes = {n: stored_bytes(n, s, dtype=dtype, bits=bits) for n, s in shapes.items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.device.backend import CudaSource
-from harness.registry import Case, Sized, Work, benchmark, cache_bytes, require_memory, rotation
+from harness.registry import Case, Sized, Work, benchmark, cache_bytes, require_memory, rotation, sum_error
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
@@ -97,9 +98,9 @@ def reduce(backend: Backend, seed: int, *, dtype: str, size_bytes: int) -> Case:
     def check(answer: Array) -> bool:
         if dtype == "uint32":
             return int(answer[0]) == int(x.sum(dtype=np.uint64)) % 2**32
-        exact = sum(float(x[at : at + _PART].sum(dtype=np.float64)) for at in range(0, n, _PART))
-        # Rounding errors of either sign add up as the root of their number, each at most half a unit of the sum.
-        return bool(abs(float(answer[0]) - exact) <= n**0.5 * float(np.finfo(kind).eps) * exact)
+        exact = math.fsum(float(x[at : at + _PART].sum(dtype=np.float64)) for at in range(0, n, _PART))
+        lanes = parts * _THREADS if on_gpu else parts
+        return bool(abs(float(answer[0]) - exact) <= sum_error(n, lanes, float(np.finfo(kind).eps)) * exact)
 
     return Case(
         run=run_on_gpu if on_gpu else run_on_cpu,

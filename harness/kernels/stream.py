@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.registry import Case, Sized, Work, benchmark, cache_bytes, require_memory, rotation
+from harness.registry import Case, Sized, Work, benchmark, cache_bytes, require_memory, rotation, sum_error
 
 if TYPE_CHECKING:
     from harness.device.backend import Array, Backend
@@ -150,8 +151,8 @@ def stream(backend: Backend, seed: int, *, op: str, dtype: str, n: int) -> Case:
     def check(answer: Array | tuple[Array, int]) -> bool:
         got, done = answer if isinstance(answer, tuple) else (answer, 1)
         if op == "dot":
-            exact = sum(float((a[p].astype(xp.float64) * b[p]).sum()) for p in _parts(n))
-            return bool(abs(float(got[0]) - exact) <= n**0.5 * np.finfo(kind).eps * exact)
+            exact = math.fsum(float((a[p].astype(xp.float64) * b[p]).sum()) for p in _parts(n))
+            return bool(abs(float(got[0]) - exact) <= sum_error(n, backend.lanes(n), float(np.finfo(kind).eps)) * exact)
         # A fused multiply-add rounds once where NumPy rounds twice: one unit in the last place of a sum below 2. nstream's sums stay
         # below 4, so each of its three roundings may be off by one eps, and one more back and forth.
         allowed = {"triad": 1, "nstream": 4}.get(op, 0) * np.finfo(kind).eps

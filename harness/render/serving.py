@@ -27,8 +27,9 @@ def serve_report(report: ServeReport) -> RenderableType:
     """Return a report: what was asked of whom, a table of loads, then the search, what the audits found, and how the client fared."""
     title = Text.assemble((report.server, "bold cyan"), "  ", (report.model, "bold"), f"  {report.api}")
     tokens = "unknown" if report.input_tokens is None else str(report.input_tokens)
+    ends = " (it refuses ignore_eos: a reply may end before)" if report.ignore_eos is False else ""
     asked = Text(
-        f"  prompts of {tokens} tokens ({report.prompt_words_count} words), {report.plan.output_tokens} tokens of reply asked for, "
+        f"  prompts of {tokens} tokens ({report.prompt_words_count} words), {report.plan.output_tokens} tokens of reply asked for{ends}, "
         f"good: {_slo(report)}",
         style="dim",
     )
