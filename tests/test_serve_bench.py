@@ -369,9 +369,9 @@ def test_a_benchmark_ends_with_its_table_its_audits_and_where_the_report_lies(
     assert said.out.count(": clear ") == 5
     assert "audit same reply: unknown  0 replies of 32 tokens or more are too few to tell" in said.out
     assert "2 users, repetition 2 (6)" in said.err
-    (path,) = (tmp_path / "results").iterdir()
+    (path,) = (tmp_path / "results" / "serving").iterdir()
     data = path.read_bytes()
-    assert f"report results/{path.name}  (SHA-256 {codec.digest(data)})" in said.out
+    assert f"report results/serving/{path.name}  (SHA-256 {codec.digest(data)})" in said.out
     report = codec.decode(data, ServeReport)
     assert (report.model, report.plan.seed, report.input_tokens) == ("fast", "abc", 256)
 
@@ -397,7 +397,7 @@ def test_a_client_that_lags_reports_nothing(
     said = call(url, "--model", "fast", *SMALL, "--no-audit")
     assert (said.code, said.out) == (1, "")
     assert "harness: no result for 2 users, repetition 1, try 3: this client's event loop was late by" in said.err
-    assert list((tmp_path / "results").iterdir()) == []
+    assert list((tmp_path / "results" / "serving").iterdir()) == []
 
 
 def log_of(url: str) -> list[dict[str, Any]]:
@@ -444,7 +444,7 @@ def test_a_key_is_sent_and_nowhere_written(
         monkeypatch.setenv("HARNESS_API_KEY", "sk-very-secret\n")
     said = call(url, "--model", "fast", *SMALL, "--no-audit", *given)
     assert {e["authorization"] for e in log_of(url)} == {"Bearer sk-very-secret"}
-    (path,) = (tmp_path / "results").iterdir()
+    (path,) = (tmp_path / "results" / "serving").iterdir()
     assert "very-secret" not in path.read_text() + said.out + said.err
 
 
