@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin import StandIn
-from test_scoring import GIB, failed, gemm, gpu, on_cpu, report, stream
+from test_scoring import GIB, failed, gemm, gpu, measured, on_cpu, report, stream
 
 from harness import codec
 from harness.errors import ForgeryError, MisuseError
-from harness.model import Outcome, Quote, Record, Report
+from harness.model import Failed, Outcome, Quote, Record, Report, Work
 from harness.scoring import Costs, Deal, Profile, load_profile, price, recompute
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
@@ -130,6 +130,50 @@ def test_a_bad_measurement_never_enters_a_gpus_price(state: State) -> None:
     assert usd(mixed) == usd(sound)
     alone = ask(node(state=state))
     assert (alone.status, alone.price_usd_per_hour) == ("withheld", None)
+
+
+@pytest.mark.parametrize("which", ["fp16", "fp32", "mem"])
+@pytest.mark.parametrize("state", ["invalid", "noisy", "drifting", "not_steady", "throttled", "crashed"])
+def test_a_class_that_was_tried_and_does_not_count_is_never_priced_as_a_sound_one(state: Any, which: str) -> None:
+    """Else a worse card would be dearer than a better one: the sheet of its name would stand in for what it failed at."""
+    sound = dict(zip(("fp16", "fp32", "mem"), node().outcomes, strict=True))
+    slow = dict(zip(("fp16", "fp32", "mem"), node(FP16 * 0.4, FP32 * 0.4, MEM * 0.4).outcomes, strict=True))
+    bad = slow[which].measurement
+    assert bad
+    if state == "crashed":
+        failure = Failed(job=bad.job, started_at="", elapsed_s=0.0, outcome="crashed", reason="gone")
+        outcome = Outcome(failed=failure)
+    else:
+        outcome = Outcome(measurement=replace(bad, state=state))
+    more = [stream(MEM, "copy", device=H100, power_w=300.0)] if which == "mem" else []
+    own = shipped(report(*(sound | {which: outcome}).values(), *more, device=H100))
+    valid = shipped(report(*(sound | {which: slow[which]}).values(), device=H100)).price_usd_per_hour
+    assert valid is not None
+    assert own.price_usd_per_hour is None or own.price_usd_per_hour <= valid
+    assert not own.for_gpu_market
+    name = {"fp16": "gemm_fp16", "fp32": "gemm_fp32", "mem": "mem"}[which]
+    assert own.reasons == (
+        f"withheld: no result of {name} counts, though it was tried: the sheet of its name does not stand in for it",
+    )
+
+
+def test_what_was_never_tried_is_still_taken_from_the_sheet_and_another_of_its_kind_stands_for_it() -> None:
+    fp16, fp32, mem = node().outcomes
+    assert ask(report(fp16, mem, device=H100)).status == "priced"
+    bad = gemm(FP16, "bfloat16", state="throttled", device=H100)
+    assert ask(report(fp16, bad, fp32, mem, device=H100)).status == "priced"
+    assert ask(report(fp16, bad, fp32, mem, device=H100), profile="training").status == "withheld"
+    in_cache = replace(H100, l2_bytes=10**13)
+    assert ask(report(fp16, fp32, mem, device=in_cache)).status == "priced"
+
+
+def test_a_burst_does_not_stand_in_for_what_was_not_sustained() -> None:
+    token = Work(items=1000, item="token")
+    slow = measured("sustained_decode", token, "throughput", time_s=25.0, state="throttled", device=H100)
+    burst = measured("decode", token, "throughput", time_s=10.0, regime="burst", device=H100, depth=0)
+    sold = {n.work_class for n in ask(report(*node().outcomes, slow, burst, device=H100)).native}
+    assert "decode" not in sold
+    assert "decode" in {n.work_class for n in ask(report(*node().outcomes, burst, device=H100)).native}
 
 
 def test_a_cpu_and_an_emulated_card_get_no_market_price() -> None:
