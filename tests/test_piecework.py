@@ -25,8 +25,8 @@ from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.model import Interval, Outcome, Quote, Report, Round
 from harness.scoring import evidence, parquet, piecework
 from harness.scoring.costs import Costs
-from harness.scoring.price import Deal
 from harness.scoring.profiles import Profile
+from harness.scoring.terms import Deal
 
 
 class RayError(Exception):

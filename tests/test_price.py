@@ -373,6 +373,49 @@ def test_a_changed_quote_is_refused_where_it_was_changed(change: dict[str, Any],
     assert [fault.path for fault in verdict.faults] == [path]
 
 
+def again(own: Quote, **terms: Any) -> Quote:
+    """Forge a quote on other terms, priced as this package would price them if it asked nothing."""
+    return replace(own, terms=replace(own.terms, **terms))
+
+
+@pytest.mark.parametrize(
+    ("terms", "says"),
+    [
+        ({"record": replace(CLEAN, good_count=100, bad_count=-119)}, "100 good and -119 bad jobs"),
+        ({"record": replace(CLEAN, cycles_per_s=(-10,))}, "speeds (-10,)"),
+        ({"record": replace(CLEAN, cycles_per_s=(19, 19))}, "more speeds than reports"),
+        ({"record": replace(CLEAN, report_digests=("a" * 64,) * 2)}, "each report once"),
+        ({"congestion": "1000"}, "congestion is Decimal('1000')"),
+        ({"congestion": "NaN"}, "congestion is Decimal('NaN')"),
+        ({"congestion": "1.0"}, "congestion is '1.0'; asked for as it should be, it is '1'"),
+        ({"congestion": "one"}, "congestion is 'one'"),
+        ({"shares": {"mem": "1"}}, "profile 'general' has the name of one of ours"),
+        ({"profile": "mine.toml"}, "profile is 'mine.toml'; without shares"),
+        ({"profile_memory_bytes": 10**15}, "profile_memory_bytes is 1000000000000000"),
+        ({"spot": True, "interruptions_per_hour": "-1"}, "interruptions_per_hour is Decimal('-1')"),
+        ({"term_s": -(10**9)}, "term_s is -1000000000"),
+        ({"checkpoint_s": None}, "checkpoint_s is None"),
+        ({"segment": "shop"}, "segment is 'shop'"),
+        ({"at": "soon"}, "at is 'soon'"),
+        ({"costs": {"pue": "1E+3"}}, "costs is"),
+    ],
+)
+def test_terms_that_nobody_could_have_asked_for_are_refused(terms: dict[str, Any], says: str) -> None:
+    """Each would be a price of the forger's own making, under this package's name."""
+    own = node()
+    verdict = recompute(again(ask(own), **terms), own, market=MARKET)
+    assert [fault.path for fault in verdict.faults] == ["$.terms"]
+    assert says in verdict.faults[0].what
+
+
+def test_a_cpu_is_not_priced_by_the_market_whatever_its_quote_says() -> None:
+    own = on_cpu()
+    verdict = recompute(again(price(own), basis="market"), own)
+    assert [fault.path for fault in verdict.faults] == ["$.terms"]
+    with pytest.raises(MisuseError, match="has the name of one of ours"):
+        ask(node(), profile=Profile(name="decode", shares={"mem": Decimal(1)}))
+
+
 def test_a_quote_made_with_other_data_is_refused_by_the_name_of_the_data() -> None:
     own = node()
     verdict = recompute(ask(own, market=StandIn(digest="6" * 64, premium=0.2)), own, market=MARKET)

@@ -15,9 +15,10 @@ from harness.model import Quote, Report, Score
 from harness.scoring.costs import Costs
 from harness.scoring.fleet import Fleet
 from harness.scoring.fleet import fleet as fleet_of_records
-from harness.scoring.price import Basis, Deal, quoter
+from harness.scoring.price import quoter
 from harness.scoring.profiles import Profile
 from harness.scoring.score import score as score_records
+from harness.scoring.terms import Basis, Deal
 from harness.scoring.worth import Market
 
 __all__ = ["Source", "fleet", "gathered", "load", "load_named", "load_quickly", "price", "quote", "reports_in", "score"]

@@ -21,11 +21,12 @@ from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.model import Quote, Record, Report, Terms
 from harness.scoring import evidence, parquet
 from harness.scoring.costs import Costs
-from harness.scoring.price import TABLES, Basis, Deal, profile_in, quoter_on, terms_of
+from harness.scoring.price import TABLES, quoter_on
 from harness.scoring.profiles import Profile, profile_of
 from harness.scoring.quick import bytes_of, spell, unspell
 from harness.scoring.reliability import record_of
 from harness.scoring.tables import digest_of
+from harness.scoring.terms import Basis, Deal, profile_in, terms_of
 from harness.scoring.worth import shipped_market
 
 __all__ = ["Sent", "chunks", "order", "price_chunk", "quotes_in"]

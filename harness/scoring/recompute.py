@@ -13,8 +13,9 @@ from harness import codec
 from harness.errors import ForgeryError, HarnessError
 from harness.model import Fault, Quote, Report, Verdict
 from harness.scoring.evidence import Source, load_quickly
-from harness.scoring.price import profile_in, requote
+from harness.scoring.price import requote
 from harness.scoring.reliability import record_of
+from harness.scoring.terms import profile_in
 from harness.scoring.worth import Market
 
 __all__ = ["is_quote", "recompute"]
