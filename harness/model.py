@@ -496,6 +496,7 @@ class Capability:
     uncounted: tuple[str, ...]  # classes of work that were tried, and no result of them counts
     counted_count: int  # results that may enter a score
     excluded: tuple[str, ...]  # results left out, with the reason
+    ailments: tuple[str, ...]  # what the card itself or its driver admits is wrong with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,21 @@ from test_scoring import GIB, failed, gemm, gpu, measured, on_cpu, report, strea
 
 from harness import codec
 from harness.errors import ForgeryError, MisuseError
-from harness.model import Failed, Outcome, Quote, Record, Report, Work
-from harness.scoring import Costs, Deal, Profile, load_profile, price, recompute
+from harness.model import (
+    Failed,
+    Interval,
+    Note,
+    Outcome,
+    Preflight,
+    Quote,
+    Record,
+    Report,
+    Round,
+    TelemetrySample,
+    Work,
+)
+from harness.proof.seal import OPEN, seal
+from harness.scoring import Costs, Deal, Profile, evidence, load_profile, parquet, price, recompute
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
 from harness.scoring.exact import exponential, shared_out
@@ -49,6 +62,22 @@ def node(
         stream(mem, power_w=300.0, state=state, device=device, **more),
         device=device,
     )
+
+
+def sealed(own: Report) -> Report:
+    """Return a report that verifies: its intervals follow from raw times, and its seal from what it holds."""
+
+    def steady(outcome: Outcome) -> Outcome:
+        m = outcome.measurement
+        assert m
+        rounds = tuple(Round(at_s=float(at), batch=1, times_s=(m.time_s, m.time_s)) for at in range(2))
+        interval = Interval(low_s=m.time_s, high_s=m.time_s, confidence_fraction=0.95)
+        return replace(outcome, measurement=replace(m, rounds=rounds, interval=interval))
+
+    outcomes = tuple(map(steady, own.outcomes))
+    plan = tuple(outcome.measurement.job for outcome in outcomes if outcome.measurement)
+    bare = replace(own, plan=plan, outcomes=(), seal=OPEN)
+    return replace(seal(bare, [codec.digest(o) for o in outcomes], None), outcomes=outcomes)
 
 
 def ask(own: Report, **more: Any) -> Quote:
@@ -183,6 +212,56 @@ def test_a_cpu_and_an_emulated_card_get_no_market_price() -> None:
     emulated = ask(replace(node(), emulated=True), market=market)
     assert (emulated.status, emulated.price_usd_per_hour) == ("withheld", None)
     assert market.asked == []
+
+
+FAULTY = Preflight(
+    device_uuid="GPU-1",
+    idle_power_w=None,
+    notes=(
+        Note(severity="tag", what="PCIe x8 of x16", advice=""),
+        Note(severity="refuse", what="it smells of smoke", advice=""),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "errors", "notes", "says"),
+    [
+        (
+            {"remapping_failed": True},
+            7,
+            (),
+            "7 uncorrected memory errors (ECC); a faulty row of memory could not be replaced",
+        ),
+        ({}, 7, (), "7 uncorrected memory errors (ECC)"),
+        ({"unusable_reason": "its driver lost it"}, 0, (), "unusable: its driver lost it"),
+        ({}, 0, (FAULTY,), "it smells of smoke"),
+        ({}, 0, (), None),
+    ],
+)
+def test_a_card_that_says_it_is_ill_has_no_price_from_json_and_from_parquet(
+    tmp_path: Path, facts: dict[str, Any], errors: int, notes: tuple[Preflight, ...], says: str | None
+) -> None:
+    def seen(outcome: Outcome) -> Outcome:
+        assert outcome.measurement
+        looks = tuple(TelemetrySample(at_s=float(at), ecc_uncorrected_count=at * errors) for at in range(2))
+        return replace(outcome, measurement=replace(outcome.measurement, telemetry=looks))
+
+    device = replace(H100, **facts)
+    own = sealed(replace(report(*map(seen, node().outcomes), device=device), preflight=notes))
+    (tmp_path / "1.json").write_bytes(codec.encode(own))
+    parquet.export(tmp_path / "1.json", out=tmp_path / "1.parquet")
+    quotes = [evidence.quote(tmp_path / f"1.{kind}", market=MARKET) for kind in ("json", "parquet")]
+    assert quotes[0] == quotes[1]
+    ill = evidence.fleet(own).cards[0].ill
+    if says is None:
+        assert (quotes[0][0].status, ill) == ("priced", ())
+        return
+    assert (quotes[0][0].status, quotes[0][0].price_usd_per_hour) == ("withheld", None)
+    assert quotes[0][0].reasons == (
+        f"the card itself says that it is ill ({says}): it is worth nothing until it is mended",
+    )
+    assert "; ".join(ill) == says
 
 
 def test_bursts_are_not_for_the_market() -> None:

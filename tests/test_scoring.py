@@ -625,6 +625,7 @@ NO_MONEY = {
     "fleet",
     "frame",
     "governance",
+    "health",
     "market_model",
     "parquet",
     "piecework",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import ForgeryError
 from harness.model import Capability, Device, Failed, Job, Measurement, Metric, Param, Rate, Report, State
+from harness.scoring.health import ailments
 from harness.units import amount
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def counted(report: Report, device: Device) -> list[Measurement]:
 def _capability(report: Report, device: Device, found: Sequence[Result], failed: Sequence[Failed]) -> Capability:
     judged = [_Judged(one, _objection(device, one.measurement), one.measurement.job.params) for one in found]
     good = [j.result.measurement for j in judged if not j.objection]
+    samples = (s for one in found for s in one.measurement.telemetry)
+    notes = ((n.severity, n.what) for seen in report.preflight if seen.device_uuid == device.uuid for n in seen.notes)
     rates, uncounted = _rates(device, judged, failed)
     return Capability(
         report_digest=report.seal.digest,
@@ -128,6 +131,7 @@ def _capability(report: Report, device: Device, found: Sequence[Result], failed:
         uncounted=uncounted,
         counted_count=len(good),
         excluded=tuple(_excluded(judged, failed)),
+        ailments=tuple(ailments(device, samples, notes)),
     )
 
 

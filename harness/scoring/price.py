@@ -42,6 +42,7 @@ _CPU_ONLY = "this is a CPU's cost floor: it is not for a GPU market"
 _EMULATED = "emulated: what was measured is the emulator, so there is nothing to price"
 _NOTHING = "no result of this device counts; its score lists what was excluded, and why"
 _WRONG = "wrong answers from {names}: a device that computes something false is worth nothing until it is mended"
+_ILL = "the card itself says that it is ill ({what}): it is worth nothing until it is mended"
 _NO_WATTS = "no watts: no sensor gave any, no limit is stated, and {name!r} is not in the device table"
 _NO_CAPEX = "no purchase price: {name!r} is not in the device table; give capex_usd in a costs file"
 
@@ -198,6 +199,8 @@ class _Pricer:
         wrong = dict.fromkeys(f.job.benchmark for f in failures if f.outcome == "wrong_answer")
         if wrong:
             return {"reasons": (_WRONG.format(names=", ".join(wrong)),)}
+        if seen.ailments:
+            return {"reasons": (_ILL.format(what="; ".join(seen.ailments)),)}
         return None if seen.counted_count else {"reasons": (_NOTHING,)}
 
     def _priced(self, device: Device, seen: Capability, scored: Score) -> _Fields:
