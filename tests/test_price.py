@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Context, Decimal
 from math import factorial
 from pathlib import Path
@@ -40,7 +40,7 @@ from harness.scoring import Costs, Deal, Profile, evidence, load_profile, parque
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
 from harness.scoring.exact import exponential, shared_out
-from harness.scoring.reliability import record_of, reliability, steadiness, useful_share
+from harness.scoring.reliability import episodes, record_of, reliability, steadiness, useful_share
 
 if TYPE_CHECKING:
     from harness.model import State
@@ -80,6 +80,17 @@ def sealed(own: Report) -> Report:
     return replace(seal(bare, [codec.digest(o) for o in outcomes], None), outcomes=outcomes)
 
 
+def earlier(own: Report, days: int = 1, digest: str = "") -> Report:
+    """Return another report of the same device, sealed some days before."""
+    outcomes = tuple(f"{days}{at:063x}" for at in range(len(own.outcomes)))
+    digest = digest or f"{days}".ljust(64, "c")
+    return replace(
+        own,
+        sealed_at=f"{date(2026, 11, 24) - timedelta(days)}T12:00:00Z",
+        seal=replace(own.seal, outcomes=outcomes, digest=digest),
+    )
+
+
 def ask(own: Report, **more: Any) -> Quote:
     return price(own, market=more.pop("market", MARKET), **more)
 
@@ -116,7 +127,7 @@ def test_lines_sum_to_the_price_within_its_interval_and_never_below_the_floor(
 ) -> None:
     costs = Costs(electricity_usd_per_kwh=Decimal("0.9"))
     deal = Deal(spot=spot, congestion=Decimal(congestion), term_s=3600 * 24 * 90)
-    past = [report(*[failed("crashed", H100)] * bad, gemm(device=H100), device=H100)]
+    past = [earlier(report(*[failed("crashed", H100)] * bad, gemm(device=H100), device=H100))]
     own = ask(node(FP16 * a, FP32 * b, MEM * c), costs=costs, deal=deal, history=past)
     assert own.price_usd_per_hour == total(own)
     assert own.floor_usd_per_hour is not None
@@ -295,7 +306,7 @@ def test_a_year_old_model_gives_a_wider_interval() -> None:
 def test_the_order_of_results_and_of_files_changes_nothing() -> None:
     """Each outcome keeps its digest, so that only the order differs."""
     own, past = node(), [node(device=H100), report(failed("crashed", H100), device=H100)]
-    past = [replace(p, seal=replace(p.seal, digest=f"{i:064x}")) for i, p in enumerate(past)]
+    past = [earlier(p, i + 1) for i, p in enumerate(past)]
     turned = replace(own, outcomes=own.outcomes[::-1], seal=replace(own.seal, outcomes=own.seal.outcomes[::-1]))
     one, other = ask(own, history=past), ask(turned, history=past[::-1] + past[:1])
     assert one == other
@@ -356,11 +367,33 @@ def test_a_swinging_speed_costs_what_time_lost_by_it_costs() -> None:
 
 
 def test_a_record_counts_failures_tries_and_each_report_once() -> None:
-    past = [report(gemm(), stream(), failed("crashed"), gemm(state="noisy"))]
-    record = record_of("GPU-1", past * 3, Profile(name="m", shares={"mem": Decimal(1)}))
+    past = [earlier(report(gemm(), stream(), failed("crashed"), gemm(state="noisy")))]
+    told = episodes(past * 3, Profile(name="m", shares={"mem": Decimal(1)}))
+    record = record_of(report(), told["GPU-1"])
     assert record is not None
     assert (record.good_count, record.bad_count, len(record.cycles_per_s)) == (2, 2, 1)
-    assert record_of("GPU-2", past, Profile(name="m", shares={"mem": Decimal(1)})) is None
+    assert "GPU-2" not in told
+
+
+def test_no_report_vouches_for_itself_and_one_run_sealed_anew_is_one_run() -> None:
+    """Else whoever seals files has any history he likes."""
+    own, other = node(), earlier(node())
+    alone = ask(own)
+    assert ask(own, history=[own]) == alone
+    before = replace(other, seal=replace(other.seal, outcomes=own.seal.outcomes))
+    assert ask(own, history=[before]) == alone  # its own outcomes under an earlier date
+    assert ask(own, history=[replace(other, sealed_at="2027-01-01T00:00:00Z")]) == alone
+    assert ask(own, history=[replace(other, emulated=True)]) == alone
+    once = ask(own, history=[other])
+    assert once.terms.record
+    assert (once.terms.record.good_count, len(once.terms.record.cycles_per_s)) == (3, 1)
+    anew = [replace(earlier(node(), days), seal=replace(other.seal, digest=f"{days:064x}")) for days in range(2, 20)]
+    assert ask(own, history=[*anew, other]).terms.record == replace(once.terms.record, report_digests=(f"{19:064x}",))
+    both = ask(own, history=[other, earlier(node(), 2)]).terms.record
+    assert both
+    assert (both.good_count, len(both.report_digests)) == (6, 2)
+    forged = replace(once, terms=replace(once.terms, record=replace(once.terms.record, report_digests=("d" * 64,))))
+    assert [fault.path for fault in recompute(forged, own, market=MARKET).faults] == ["$.terms"]
 
 
 def test_spot_is_paid_by_the_work_that_survives_it() -> None:
@@ -429,7 +462,7 @@ def test_a_quote_is_recomputed_to_the_last_digit() -> None:
     own = node()
     deal = Deal(segment="neocloud", spot=True, congestion=Decimal("1.25"))
     mine = Profile(name="mine", shares={"gemm_fp16": Decimal("0.3"), "mem": Decimal("0.7")}, memory_bytes=GIB)
-    made = ask(own, deal=deal, profile=mine, costs=Costs(pue=Decimal("1.3")), history=[own])
+    made = ask(own, deal=deal, profile=mine, costs=Costs(pue=Decimal("1.3")), history=[earlier(own)])
     verdict = recompute(codec.encode(made), own, market=MARKET)
     assert verdict.accepted, verdict.faults
     assert verdict.digest == codec.digest(made)
@@ -533,14 +566,15 @@ def test_prices_are_those_of_the_slow_way_to_the_byte() -> None:
         scale = 1 - at / 50
         rates = FP16 * scale * 0.987654321, FP32 * scale**2, MEM * (1 + at / 70) * 0.123456789
         own = node(*rates, device=(H100, STRANGER)[at % 2])
+        own = replace(own, seal=replace(own.seal, digest="e" * 64))  # in those days a report was its own history
         made = ask(
             own,
             deal=deals[at % 3],
             profile=("general", "decode")[at % 2],
             costs=Costs(electricity_usd_per_kwh=Decimal(at) / 10) if at % 4 else None,
-            history=[own] if at % 5 else [],
+            history=[earlier(own, digest="d" * 64)] if at % 5 else [],
         )
-        found.update(codec.encode(replace(made, digests={})))  # tables may be made anew
+        found.update(codec.encode(replace(made, digests={}, report_digest="d" * 64)))  # tables may be made anew
     assert found.hexdigest() == SLOW_DIGEST
 
 

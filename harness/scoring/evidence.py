@@ -95,7 +95,7 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
         profile: the workload to count cycles for: a name, a TOML file, or a profile.
         basis: `market` for what the market pays, `cost` for what the owner needs.
         deal: who sells, when, and how.
-        history: earlier reports; a device's reliability is taken from those that have it.
+        history: earlier reports; a device's reliability is taken from those that have it and were sealed before the one that is priced.
         market: a stand-in for the shipped market model.
 
     Raises:

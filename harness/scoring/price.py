@@ -7,7 +7,7 @@ Does not cover: what one buyer would pay, or what a price does to demand. A quot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
@@ -23,7 +23,7 @@ from harness.scoring.devices import rating
 from harness.scoring.exact import precise, ratio_of, ratio_rounded
 from harness.scoring.product import Product
 from harness.scoring.profiles import Profile, profile_of
-from harness.scoring.reliability import Discount, record_of, reliability, steadiness, useful_share
+from harness.scoring.reliability import Discount, Episode, episodes, record_of, reliability, steadiness, useful_share
 from harness.scoring.score import score_of
 from harness.scoring.tables import digest_of, parameter
 from harness.scoring.terms import Basis, Deal, check_terms, profile_in, terms_of
@@ -67,7 +67,7 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
         profile: the workload that cycles are counted for.
         basis: `market`, what the market pays for such a device; or `cost`, what its owner needs.
         deal: who sells, when, and how.
-        history: earlier reports, from which each device's reliability is taken.
+        history: reports from which each device's reliability is taken: of those sealed before the one that is priced.
         market: a stand-in for the shipped market model.
 
     Raises:
@@ -89,13 +89,13 @@ def quoter(  # noqa: PLR0913 - each is a part of what is asked
     """Return what prices one report after the other on the same terms: for a fleet. The arguments are those of `quote`."""
     chosen = profile_of(profile)
     terms = terms_of(chosen, costs or Costs(), basis, deal or Deal())
-    return quoter_on(terms, chosen, lambda uuid: record_of(uuid, history, chosen), market)
+    return quoter_on(terms, chosen, episodes(history, chosen), market)
 
 
 def quoter_on(
-    asked: Terms, profile: Profile, record: Callable[[str], Record | None], market: Market | None = None
+    asked: Terms, profile: Profile, told: Mapping[str, Sequence[Episode]], market: Market | None = None
 ) -> Callable[[Report], tuple[Quote, ...]]:
-    """Return what prices one report after the other on terms of `terms_of`; `record` tells a device's record by its UUID."""
+    """Return what prices one report after the other on terms of `terms_of`; `told` is what earlier reports say of devices, by UUID."""
     pricers: dict[tuple[str, str, Record | None], _Pricer] = {}
 
     def pricer(kind: str, at: str, record: Record | None) -> _Pricer:
@@ -109,7 +109,8 @@ def quoter_on(
         at = asked.at or report.sealed_at[:10]
         with precise():
             return tuple(
-                pricer(seen.kind, at, record(seen.device_uuid)).quote(report, seen) for seen in capability(report)
+                pricer(seen.kind, at, record_of(report, told.get(seen.device_uuid, ()))).quote(report, seen)
+                for seen in capability(report)
             )
 
     return quoted
@@ -125,6 +126,9 @@ def requote(report: Report, device_uuid: str, terms: Terms, *, market: Market | 
     seen = next((c for c in capability(report) if c.device_uuid == device_uuid), None)
     if seen is None:
         message = f"the report has nothing of device {device_uuid!r}"
+        raise MisuseError(message)
+    if terms.record and report.seal.digest in terms.record.report_digests:
+        message = "its record counts the report itself, which vouches for nothing"
         raise MisuseError(message)
     if seen.kind == "cpu" and terms.basis != "cost":
         message = f"basis is {terms.basis!r}; a CPU is priced by its cost"
