@@ -392,6 +392,17 @@ def test_what_stands_alone_is_screened_and_told() -> None:
     assert "T4 at c for 1.5 USD" in found.screened[0]
 
 
+def test_each_refresh_gives_a_seller_no_further_vote() -> None:
+    snapshot = SNAPSHOT
+    for day in ("2026-10-12", "2026-10-19", "2027-01-20"):
+        snapshot = cells.cells_of([offer("vastai", "H100-SXM-80GB", "2.0", day=day)], snapshot)
+        says = [(c.provider, c.card, cells.era_of(cells.months_before(snapshot.as_of, c.date))) for c in snapshot.cells]
+        assert len(says) == len(set(says))
+        assert ("vastai", "H100-SXM-80GB", "") in says
+    own = [c.date for c in snapshot.cells if (c.provider, c.card) == ("vastai", "H100-SXM-80GB")]
+    assert own == ["2025-12-07", "2026-10-19", "2027-01-20"]
+
+
 def test_our_own_columns_are_read_and_what_is_no_ask_is_passed_over(tmp_path: Path) -> None:
     head = "provider,segment,gpu_key,price_usd_per_gpu_hour,spot,date,date_quality,kind,source\n"
     rows = [

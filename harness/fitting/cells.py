@@ -107,6 +107,8 @@ def era_of(months: float) -> str:
 def cells_of(offers: Iterable[Offer], older: Snapshot | None = None) -> Snapshot:
     """Make a snapshot of offers, with the cells of an older one; the order of the offers and duplicates of them do not count.
 
+    A seller has one say for a card in one era, its newest: also where the older snapshot's cells have come to lie in the era of others.
+
     Raises:
         FailureError: no offer is left.
     """
@@ -118,14 +120,16 @@ def cells_of(offers: Iterable[Offer], older: Snapshot | None = None) -> Snapshot
     as_of = max(
         _parsed(day) for day in [*(o.date for o in kept if o.exact_date), *([older.as_of] if older else [])]
     ).isoformat()
-    found = {(c.provider, c.card, c.date): c for c in (older.cells if older else ())}
-    for cell in _medians(kept, as_of):
-        found[cell.provider, cell.card, cell.date] = cell
-    fresh = [c for c in found.values() if months_before(as_of, c.date) <= _OLDEST_MONTHS]
+    found: dict[tuple[str, str, str], Cell] = {}
+    for cell in sorted(
+        [*(older.cells if older else ()), *_medians(kept, as_of)], key=lambda c: _parsed(c.date)
+    ):  # of one day, the fresh last
+        if (months := months_before(as_of, cell.date)) <= _OLDEST_MONTHS:
+            found[cell.provider, cell.card, era_of(months)] = cell
     return Snapshot(
         schema="harness.market-cells/1",
         as_of=as_of,
-        cells=tuple(sorted(fresh, key=lambda c: (c.provider, c.card, c.date))),
+        cells=tuple(sorted(found.values(), key=lambda c: (c.provider, c.card, c.date))),
         screened=tuple(sorted({*(older.screened if older else ()), *screened})),
     )
 
