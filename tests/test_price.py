@@ -41,6 +41,9 @@ from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
 from harness.scoring.exact import exponential, shared_out
 from harness.scoring.reliability import episodes, record_of, reliability, steadiness, useful_share
+from harness.scoring.sheets import Sheet, sheets
+from harness.scoring.tables import table
+from harness.scoring.typical import sheet_rates, typical_rates
 
 if TYPE_CHECKING:
     from harness.model import State
@@ -742,6 +745,51 @@ def test_the_shipped_model_prices_a_slow_h100_as_slow_and_an_old_day_with_a_wide
     old = shipped(node(), deal=Deal(at=date(2029, 10, 10)))
     assert (old.status, old.price_usd_per_hour) == ("withheld", None)
     assert "too old" in old.reasons[0]
+
+
+FREE = Costs(
+    **dict.fromkeys(("electricity_usd_per_kwh", "host_usd_per_hour", "wear_usd_per_hour"), Decimal(0))
+)  # no floor
+NAMED = {row["names"][0]: sheets()[row["key"]] for row in table("cards")["cards"] if row["names"]}
+
+
+def as_promised(name: str, sheet: Sheet, times: float = 1.0) -> Report:
+    """Return a report of a card that does what its name promises, or a part of it."""
+    device = gpu(name, memory_gib=round(sheet.memory_bytes / GIB))
+    published = typical_rates(name, device.memory_bytes)
+    told = {**sheet_rates(name, device.memory_bytes), "gemm_fp32": sheet.fp32_flops_per_s * 0.8} | published  # type: ignore[operator]
+    fp16 = published.get("gemm_fp16") or published.get("gemm_bf16") or told["gemm_fp16"]
+    return node(*(float(rate) * times for rate in (fp16, told["gemm_fp32"], told["mem"])), device=device)
+
+
+def test_a_card_at_40_percent_of_what_its_name_promises_is_worth_40_percent_whoever_published_of_it() -> None:
+    dearer = {}
+    for name, sheet in NAMED.items():
+        sound, slow = (shipped(as_promised(name, sheet, times), costs=FREE) for times in (1.0, 0.4))
+        assert sound.price_usd_per_hour is not None
+        assert slow.price_usd_per_hour is not None
+        dearer[name] = slow.price_usd_per_hour / sound.price_usd_per_hour
+    assert len(dearer) > 60
+    assert {name: share for name, share in dearer.items() if share > Decimal("0.401")} == {}
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3", "NVIDIA GeForce RTX 4080"])
+def test_how_a_name_is_spelled_moves_no_price(name: str) -> None:
+    spellings = (name, name.lower(), name.replace(" ", "-"), f" {name} ", name.removeprefix("NVIDIA "), NAMED[name].key)
+    usd_ = {
+        shipped(node(*rates, device=gpu(spelling, memory_gib=round(NAMED[name].memory_bytes / GIB)))).price_usd_per_hour
+        for spelling in spellings
+        for rates in [(4e13, 2e13, 3e11)]
+    }
+    assert len(usd_) == 1
+
+
+def test_a_sheet_caps_only_who_falls_below_it() -> None:
+    """What sound cards reach of their sheet is their middle: who is above it is priced by what he does, and is told nothing else."""
+    name = "NVIDIA GeForce RTX 4080"
+    better = as_promised(name, NAMED[name], 1.1)
+    assert "below its name" not in {factor.name for factor in shipped(better).factors}
+    assert shipped(better).price_usd_per_hour > shipped(as_promised(name, NAMED[name])).price_usd_per_hour  # type: ignore[operator]
 
 
 def test_the_shipped_model_knows_that_a_5090_is_dearer_than_a_4090() -> None:

@@ -18,7 +18,7 @@ from harness.model import Capability, Device
 from harness.scoring.exact import Measured, decimal_of, logarithm
 from harness.scoring.market_model import Estimate, Features, MarketModel, Segment
 from harness.scoring.profiles import Profile
-from harness.scoring.typical import delivered_share, promised_rates
+from harness.scoring.typical import delivered_share, measured_rates
 
 __all__ = ["Appraiser", "Market", "Worth", "shipped_market"]
 
@@ -88,12 +88,15 @@ class Appraiser:
         return own if most >= own.log_price else _lowered(own, most - own.log_price)
 
     def _of_its_name(self, device: Device) -> tuple[Features | None, Worth | None]:
-        """Return the sheet of a device's name, and what one that does what its name is published to do is worth."""
+        """Return the sheet of a device's name, and what one that does what its name promises is worth."""
         key = device.name, device.memory_bytes
         if key not in self._named:
             sheet = self._market.features_of(*key)
-            promised = None if sheet is None else _features(promised_rates(device.name), device, sheet)
-            sound = None if promised is None else self._estimated(promised, device)
+            sound = (
+                None
+                if sheet is None
+                else self._estimated(_features(measured_rates(*key), device, sheet) or sheet, device)
+            )
             self._named[key] = sheet, None if sound is None or sound.withheld else sound
         return self._named[key]
 
