@@ -40,6 +40,7 @@ from harness.scoring import Costs, Deal, Profile, evidence, load_profile, parque
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
 from harness.scoring.exact import exponential, shared_out
+from harness.scoring.quick import load_fast
 from harness.scoring.reliability import episodes, record_of, reliability, steadiness, useful_share
 from harness.scoring.sheets import Sheet, sheets
 from harness.scoring.tables import table
@@ -678,6 +679,64 @@ def test_a_report_with_several_devices_is_asked_which() -> None:
 def test_bytes_are_verified_before_they_are_priced() -> None:
     with pytest.raises(ForgeryError):
         price(codec.encode(node()), market=MARKET)  # its seal is made up
+
+
+def with_energy(own: Report, **change: float) -> Report:
+    outcome = own.outcomes[0]
+    assert outcome.measurement
+    assert outcome.measurement.energy
+    energy = replace(outcome.measurement.energy, **change)
+    return replace(
+        own, outcomes=(replace(outcome, measurement=replace(outcome.measurement, energy=energy)), *own.outcomes[1:])
+    )
+
+
+def with_power(own: Report, power_w: float) -> Report:
+    outcome = own.outcomes[0]
+    assert outcome.measurement
+    looks = (TelemetrySample(at_s=0.0, power_w=power_w),)
+    return replace(
+        own, outcomes=(replace(outcome, measurement=replace(outcome.measurement, telemetry=looks)), *own.outcomes[1:])
+    )
+
+
+@pytest.mark.parametrize(
+    ("own", "path"),
+    [
+        (replace(node(), sealed_at="yesterday"), "$.sealed_at"),
+        (replace(node(), sealed_at="20261124T120000Z"), "$.sealed_at"),
+        (replace(node(), created_at="2026-13-24T12:00:00Z"), "$.created_at"),
+        (with_energy(node(), window_s=0.0), "$.outcomes[0].measurement.energy.window_s"),
+        (with_energy(node(), joules=1e300), "$.outcomes[0].measurement.energy.joules"),
+        (with_energy(node(), joules=-1.0), "$.outcomes[0].measurement.energy.joules"),
+        (with_power(node(), -1000.0), "$.outcomes[0].measurement.telemetry[0].power_w"),
+        (with_power(node(), 1e300), "$.outcomes[0].measurement.telemetry[0].power_w"),
+        (replace(node(), devices=(replace(H100, memory_bytes=0),)), "$.devices[0].memory_bytes"),
+        (replace(node(), devices=(replace(H100, core_count=-8),)), "$.devices[0].core_count"),
+        (replace(node(), devices=(replace(H100, power_limit_w=-700.0),)), "$.devices[0].power_limit_w"),
+        (replace(node(), devices=(replace(H100, power_default_limit_w=1e300),)), "$.devices[0].power_default_limit_w"),
+    ],
+)
+def test_numbers_that_nobody_can_have_measured_are_refused_by_file_and_place(
+    tmp_path: Path, own: Report, path: str
+) -> None:
+    """Each crashed a fleet's quotes without naming its file, or made a price of less than nothing."""
+    (tmp_path / "1.json").write_bytes(codec.encode(sealed(node())))
+    (tmp_path / "2.json").write_bytes(codec.encode(sealed(own)))
+    assert load_fast(tmp_path / "1.json")
+    assert load_fast(tmp_path / "2.json") is None
+    with pytest.raises(ForgeryError, match=r"2\.json\)") as caught:
+        evidence.quote(tmp_path, market=MARKET)
+    assert caught.value.path == path
+
+
+def test_what_is_no_reading_of_power_makes_no_floor() -> None:
+    own = [node(), with_energy(node(), joules=0.0), with_energy(node(), window_s=0.0)]
+    assert len({ask(one).floor_usd_per_hour for one in own}) == 1
+    sampled = (
+        report(stream(MEM, samples_w=(300.0, *more), device=H100), device=H100) for more in ((), (-5.0,), (0.0,))
+    )
+    assert len({ask(one).floor_usd_per_hour for one in sampled}) == 1
 
 
 def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:

@@ -242,11 +242,13 @@ def _fastest_s(m: Measurement) -> float:
 def _power_w(measurements: Sequence[Measurement]) -> float | None:
     """Return watts while busy: from the energy counter, else from power samples, else None.
 
-    A latency-bound run leaves the device waiting, so it does not count as busy.
+    A latency-bound run leaves the device waiting, so it does not count as busy. What is not positive was no reading.
     """
     busy = [m for m in measurements if m.metric != "latency"]
-    means = [m.energy.joules / m.energy.window_s for m in busy if m.energy and not m.energy.disputed]
+    means = [
+        e.joules / e.window_s for m in busy if (e := m.energy) and not e.disputed and e.joules > 0 and e.window_s > 0
+    ]
     if means:
         return median(means)
-    samples = [s.power_w for m in busy for s in m.telemetry if s.power_w is not None]
+    samples = [s.power_w for m in busy for s in m.telemetry if s.power_w is not None and s.power_w > 0]
     return fmean(samples) if samples else None

@@ -4,7 +4,7 @@ A report's canonical bytes are those of its head with the outcomes spliced in, s
 taken of. Whatever does not fit at once goes the long way, which says what is wrong and where.
 
 Covers: a byte that was changed since the report was sealed; who signed it; outcomes of no planned job or of no device; intervals that do
-not follow from their raw times.
+not follow from their raw times; dates, watts, joules and sizes that nobody can have measured.
 Does not cover: a document that its own maker spelled in a second way before sealing it, or a chain of reports: `harness verify` judges those.
 """
 
@@ -24,6 +24,7 @@ import msgspec
 from harness import codec, strangers, units
 from harness.errors import ForgeryError, MisuseError
 from harness.model import Job, Measurement, Outcome, Report
+from harness.proof.limits import head_faults, number_faults
 from harness.stats import CONFIDENCE, interval, step
 
 __all__ = ["bytes_of", "canonical", "load_fast", "spell", "unspell"]
@@ -148,13 +149,14 @@ def _is_sound(report: Report) -> bool:
     planned = set(map(_key, report.plan))
     done = [_key(job) for outcome in report.outcomes if (job := _job_of(outcome))]
     return (
-        len(devices) == len(report.devices)
+        not any(head_faults(report))
+        and len(devices) == len(report.devices)
         and report.emulated == any(device.emulated for device in report.devices)
         and len(planned) == len(report.plan)
         and len(done) == len(set(done)) == len(report.outcomes)
         and planned.issuperset(done)
         and devices.issuperset(job.device_uuid for job in report.plan)
-        and all(outcome.measurement is None or _follows(outcome.measurement) for outcome in report.outcomes)
+        and all(outcome.measurement is None or _is_possible(outcome.measurement) for outcome in report.outcomes)
     )
 
 
@@ -166,6 +168,10 @@ def _job_of(outcome: Outcome) -> Job | None:
 
 def _key(job: Job) -> tuple[object, ...]:
     return job.benchmark, job.version, job.device_uuid, job.seed, job.regime, *sorted(job.params.items())
+
+
+def _is_possible(m: Measurement) -> bool:
+    return _follows(m) and not any(number_faults(m, ""))
 
 
 def _follows(m: Measurement) -> bool:
