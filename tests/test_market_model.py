@@ -453,6 +453,54 @@ def test_an_answer_of_vast_ai_is_read(tmp_path: Path) -> None:
     assert "offer 3: lacks num_gpus" in found.left_out[0]
 
 
+OURS_HEAD = "provider,segment,gpu_key,price_usd_per_gpu_hour,spot,date,kind,source"
+VAST_ROW: dict[str, Any] = {"gpu_name": "RTX 4090", "num_gpus": 1, "dph_total": 0.4, "gpu_ram": 24564}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"{OURS_HEAD}\na,neocloud,T4,0.5,0,2026-10-01,list,x\nb,neocloud,T4,0.4", "lacks date, source"),
+        (
+            f"{OURS_HEAD}\na,neocloud,T4,0.5,0,2026-10-01,list,x\nb,neocloud,T4,0.4,True,2026-10-01,list,x",
+            "spot is 'True'",
+        ),
+        (
+            f"{OURS_HEAD}\na,neocloud,T4,0.5,0,2026-10-01,list,x\nb,neocloud,T4,0.4,1.0,2026-10-01,list,x",
+            "spot is '1.0'",
+        ),
+        ("AcceleratorName,AcceleratorCount,Price,GpuInfo\nT4,1,0.5,\nT4", "lacks AcceleratorCount, Price"),
+        (
+            "AcceleratorName,AcceleratorCount,Price,GpuInfo\nT4,1,0.5,\nT4,1,0.5,SizeInMiB': 1.2.3",
+            "cannot be read: ValueError",
+        ),
+        (json.dumps([VAST_ROW, VAST_ROW | {"gpu_ram": "n/a"}]), "'n/a' is no number"),
+        (json.dumps([VAST_ROW, VAST_ROW | {"gpu_ram": [1]}]), "'[1]' is no number"),
+        (
+            json.dumps([VAST_ROW]).replace(
+                "}]", '}, {"gpu_name": "T4", "num_gpus": 1, "dph_total": 1, "gpu_ram": 1e400}]'
+            ),
+            "inf",
+        ),
+        (json.dumps([VAST_ROW, VAST_ROW | {"dph_total": None}]), "lacks dph_total"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_told_and_costs_no_other(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "offers"
+    file.write_text(text)
+    found = read_offers(file, Origin(provider="lambdalabs", date="2026-10-31"))
+    assert len(found.offers) == 1
+    assert len(found.left_out) == 1
+    assert f"offer 2: {says}" in found.left_out[0]
+
+
+def test_a_table_without_a_column_of_ours_is_refused_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "offers.csv"
+    file.write_text("provider,gpu_key,price_usd_per_gpu_hour\na,T4,0.5\n")
+    with pytest.raises(FailureError, match="lacks segment, date, source"):
+        read_offers(file, Origin())
+
+
 def test_what_gpuhunt_gives_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     item: dict[str, Any] = {
         "provider": "verda",
