@@ -364,6 +364,7 @@ def offer(provider: str, card: str, usd: str, *, day: str = "2026-10-01", segmen
     )  # fmt: skip
 
 
+OURS_HEAD = "provider,segment,gpu_key,price_usd_per_gpu_hour,spot,date,kind,source"
 OFFERS = [
     offer("a", "T4", "0.1"),
     offer("a", "T4", "0.2"),
@@ -390,6 +391,34 @@ def test_what_stands_alone_is_screened_and_told() -> None:
     found = cells.cells_of([*OFFERS, offer("c", "T4", "1.5")])
     assert "c" not in {c.provider for c in found.cells}
     assert "T4 at c for 1.5 USD" in found.screened[0]
+
+
+def test_of_two_that_contradict_each_other_none_is_dropped_and_both_are_told() -> None:
+    two = [offer("honest", "H100-SXM-80GB", "2.5"), offer("bait", "H100-SXM-80GB", "0.05")]
+    found = cells.cells_of([*two, offer("a", "T4", "0.1")])
+    assert [c.provider for c in found.cells] == ["a", "bait", "honest"]
+    assert [text.partition("five times")[2] for text in found.screened] == [
+        " off the only other, 2.500: kept",
+        " off the only other, 0.050: kept",
+    ]
+
+
+def test_known_prices_are_among_the_others_that_an_offer_is_held_against() -> None:
+    bait, fair = offer("bait", "H100-SXM-80GB", "0.05"), offer("fair", "H100-SXM-80GB", "2.2")
+    found = cells.cells_of([bait, fair], SNAPSHOT)
+    assert {c.provider for c in found.cells} - {c.provider for c in SNAPSHOT.cells} == {"fair"}
+    assert any("H100-SXM-80GB at bait for 0.05 USD" in text for text in set(found.screened) - set(SNAPSHOT.screened))
+
+
+def test_an_offer_of_tomorrow_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would make every other price old: one row of 2062 left one of 351 cells."""
+    monkeypatch.setattr("harness.fitting.offers._today", lambda: "2026-11-03")
+    file = tmp_path / "offers.csv"
+    days = ("2026-11-03", "2026-11", "2026-11-04", "2062-10-12", "2026-12")
+    file.write_text("\n".join([OURS_HEAD, *(f"a,neocloud,T4,0.5,0,{day},list,x" for day in days)]))
+    found = read_offers(file, Origin())
+    assert [o.date for o in found.offers] == ["2026-11-03", "2026-11"]
+    assert [text.partition(": ")[2] for text in found.left_out] == [f"{day} is after today" for day in days[2:]]
 
 
 def test_each_refresh_gives_a_seller_no_further_vote() -> None:
@@ -453,7 +482,6 @@ def test_an_answer_of_vast_ai_is_read(tmp_path: Path) -> None:
     assert "offer 3: lacks num_gpus" in found.left_out[0]
 
 
-OURS_HEAD = "provider,segment,gpu_key,price_usd_per_gpu_hour,spot,date,kind,source"
 VAST_ROW: dict[str, Any] = {"gpu_name": "RTX 4090", "num_gpus": 1, "dph_total": 0.4, "gpu_ram": 24564}
 
 

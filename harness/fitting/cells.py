@@ -75,7 +75,7 @@ GROUPS: Mapping[str, Callable[[Cell], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All cells, and what was screened out of them."""
+    """All cells, and what was screened out of them, or stands against one other price alone."""
 
     schema: str
     as_of: str
@@ -113,7 +113,7 @@ def cells_of(offers: Iterable[Offer], older: Snapshot | None = None) -> Snapshot
         FailureError: no offer is left.
     """
     unique = sorted(set(offers), key=_order)
-    kept, screened = _screen(unique)
+    kept, screened = _screen(unique, current(older) if older else ())
     if not kept:
         msg = "no offer is left after screening"
         raise FailureError(msg)
@@ -177,20 +177,29 @@ def _convert(document: Mapping[str, Any]) -> Snapshot:
     return found
 
 
-def _screen(offers: Sequence[Offer]) -> tuple[list[Offer], list[str]]:
-    """Drop an offer that is five times off the middle of all others of its card and kind of seller, whoever made it."""
+def _screen(offers: Sequence[Offer], known: Sequence[Cell]) -> tuple[list[Offer], list[str]]:
+    """Drop an offer that is five times off the middle of all others of its card and kind of seller, known prices among them, whoever made it.
+
+    Of two that contradict only each other nobody can say which is the mistake: both are kept, and told.
+    """
     kept, told = [], []
-    by_kind: dict[tuple[str, str], list[Offer]] = {}
-    for offer in offers:
-        by_kind.setdefault((offer.card, offer.segment), []).append(offer)
+    by_kind: dict[tuple[str, str], list[Offer | Cell]] = {}
+    every: list[Offer | Cell] = [*offers, *known]
+    for one in every:
+        by_kind.setdefault((one.card, one.segment), []).append(one)
     for offer in offers:
         others = [float(o.usd_per_gpu_hour) for o in by_kind[offer.card, offer.segment] if o is not offer]
-        if others and abs(math.log(float(offer.usd_per_gpu_hour) / median(others))) > _ALONE:
+        alone = bool(others) and abs(math.log(float(offer.usd_per_gpu_hour) / median(others))) > _ALONE
+        if alone:
             told.append(
-                f"{offer.card} at {offer.provider} for {offer.usd_per_gpu_hour} USD on {offer.date} ({offer.source}): "
-                f"five times off the {median(others):.3f} of {len(others)} others"
+                f"{offer.card} at {offer.provider} for {offer.usd_per_gpu_hour} USD on {offer.date} ({offer.source}): five times off "
+                + (
+                    f"the {median(others):.3f} of {len(others)} others"
+                    if others[1:]
+                    else f"the only other, {others[0]:.3f}: kept"
+                )
             )
-        else:
+        if not alone or len(others) == 1:
             kept.append(offer)
     return kept, told
 

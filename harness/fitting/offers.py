@@ -305,6 +305,9 @@ def _day(text: str) -> str:
     except ValueError as err:
         msg = f"{text!r} is no date, which would be as 2026-10-31 or 2026-10"
         raise MisuseError(msg) from err
+    if text > _today()[: len(text)]:  # it would make all other prices old
+        msg = f"{text} is after today"
+        raise MisuseError(msg)
     return text
 
 
