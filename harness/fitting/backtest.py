@@ -2,8 +2,9 @@
 
 Covers: nothing about what is left out enters the fit, the sheets of cards aside; an older price of the same cell is left out with it.
 Intervals are judged by what was left out elsewhere: the half-width that a prediction gets is a quantile of the errors on other groups.
-A split in time asks for today's prices of a model that ends months before. What a fit chooses, it chooses inside each fold.
-Does not cover: the choice of the other settings, which were set by hand and looked at with this very table; docs/pricing.md says what that is worth.
+A split in time asks for today's prices of a model that ends months before, with the intervals that its own day's errors gave. What a fit
+chooses, it chooses inside each fold.
+Does not cover: how fast the market moves, which was estimated from the very months that the split in time goes over; the choice of the other settings, which were set by hand and looked at with this very table; docs/pricing.md says what that is worth.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def backtest(
     lines = [_line(split, name, found) for split, by_model in errors.items() for name, found in by_model.items()]
     widths = _widths({split: by_model[OURS] for split, by_model in errors.items()})
     if AHEAD in splits:
-        lines += _ahead(snapshot, settings, baselines, widths)
+        lines += _ahead(snapshot, settings, baselines)
     return Backtest(as_of=snapshot.as_of, cells=len(current(snapshot)), lines=tuple(lines), widths=widths)
 
 
@@ -120,12 +121,11 @@ def _errors_of(
     }
 
 
-def _ahead(
-    snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str, Baseline], widths: Widths
-) -> Iterator[Line]:
+def _ahead(snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str, Baseline]) -> Iterator[Line]:
     """Yield the lines of a split in time: today's prices by a model of the eras before, which knows nothing of what came since.
 
-    The interval is the one that a model that old would have given for today. Kinds of seller that were not priced then are not asked.
+    The interval is the one that a model that old would have given for today, by its errors on prices of its own day. Kinds of seller that
+    were not priced then are not asked.
     """
     past = [c for c in snapshot.cells if era_of(months_before(snapshot.as_of, c.date))]
     as_of = max((c.date for c in past if c.exact_date), default="")
@@ -134,6 +134,7 @@ def _ahead(
     if not asked:
         return
     then = replace(snapshot, as_of=as_of, cells=tuple(known))
+    widths = _widths({split: _errors(then, split, settings, {})[OURS] for split in SPLITS})
     model = fit(then, known, settings, widths)
     today = date.fromisoformat(snapshot.as_of)
     held, factors = [], []
