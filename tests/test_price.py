@@ -36,17 +36,20 @@ from harness.model import (
     Work,
 )
 from harness.proof.seal import OPEN, seal
+from harness.proof.verify import verify
 from harness.scoring import Costs, Deal, Profile, evidence, load_profile, parquet, price, recompute
 from harness.scoring.breakdown import shapley
 from harness.scoring.cycles import Window, cycles_of
 from harness.scoring.exact import exponential, shared_out
-from harness.scoring.quick import load_fast
+from harness.scoring.quick import load_fast, spell
 from harness.scoring.reliability import episodes, record_of, reliability, steadiness, useful_share
 from harness.scoring.sheets import Sheet, sheets
 from harness.scoring.tables import table
 from harness.scoring.typical import sheet_rates, typical_rates
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.model import State
 
 ROOT = Path(__file__).parent.parent
@@ -728,6 +731,51 @@ def test_numbers_that_nobody_can_have_measured_are_refused_by_file_and_place(
     with pytest.raises(ForgeryError, match=r"2\.json\)") as caught:
         evidence.quote(tmp_path, market=MARKET)
     assert caught.value.path == path
+
+
+def hostile(head: Callable[[Report], Report], outcome: Callable[[Outcome], Outcome]) -> bytes:
+    """Return a sealed report with something in it that no document may hold, spelled as the fast way takes it, which our own codec will not."""
+    own = sealed(node())
+    first = spell(outcome(own.outcomes[0]))
+    digests = (hashlib.sha256(first).hexdigest(), *own.seal.outcomes[1:])
+    bare = head(replace(own, outcomes=(), seal=replace(own.seal, outcomes=digests, digest="")))
+    whole = replace(bare, seal=replace(bare.seal, digest=hashlib.sha256(spell(bare)).hexdigest()))
+    outcomes = b",".join([first, *map(codec.encode, own.outcomes[1:])])
+    return spell(whole).replace(b'"outcomes":[]', b'"outcomes":[' + outcomes + b"]", 1)
+
+
+def measured_as(**change: Any) -> Callable[[Outcome], Outcome]:
+    return lambda one: replace(one, measurement=replace(one.measurement, **change))  # type: ignore[type-var]
+
+
+def same(one: Any) -> Any:
+    return one
+
+
+@pytest.mark.parametrize(
+    ("head", "outcome", "is_sound"),
+    [
+        (same, same, True),
+        (same, measured_as(footprint_bytes=2**53 - 1), True),
+        (same, measured_as(footprint_bytes=2**53), False),
+        (same, measured_as(footprint_bytes=-(2**60)), False),
+        (same, measured_as(warmup_times_s=(0.5,) * codec.MAX_ELEMENTS), True),
+        (same, measured_as(warmup_times_s=(0.5,) * (codec.MAX_ELEMENTS + 1)), False),
+        (lambda r: replace(r, devices=(replace(H100, sm_count=10**20),)), same, False),
+        (lambda r: replace(r, devices=(replace(H100, isa=("a",) * (codec.MAX_ELEMENTS + 1)),)), same, False),
+    ],
+)
+def test_what_no_document_may_hold_is_not_read_fast_either(
+    tmp_path: Path, head: Callable[[Report], Report], outcome: Callable[[Outcome], Outcome], *, is_sound: bool
+) -> None:
+    """Else a report would be priced that `harness verify` refuses."""
+    file = tmp_path / "1.json"
+    file.write_bytes(hostile(head, outcome))
+    assert verify(file)[0].accepted is is_sound
+    if not is_sound:
+        assert load_fast(file) is None
+    elif outcome is same:
+        assert load_fast(file)
 
 
 def test_what_is_no_reading_of_power_makes_no_floor() -> None:

@@ -4,7 +4,7 @@ A report's canonical bytes are those of its head with the outcomes spliced in, s
 taken of. Whatever does not fit at once goes the long way, which says what is wrong and where.
 
 Covers: a byte that was changed since the report was sealed; who signed it; outcomes of no planned job or of no device; intervals that do
-not follow from their raw times; dates, watts, joules and sizes that nobody can have measured.
+not follow from their raw times; numbers and lists that no document may hold; dates, watts, joules and sizes that nobody can have measured.
 Does not cover: a document that its own maker spelled in a second way before sealing it, or a chain of reports: `harness verify` judges those.
 """
 
@@ -48,6 +48,9 @@ class _Sliced(msgspec.Struct):
 
 _WHOLE = re.compile(rb"(?<=[:\[,])(-?\d+)\.0(?=[,\]}])")
 _PERHAPS_WHOLE = re.compile(rb"\.0[,\]}]")  # begins with what is rare, so that it is found ten times as fast
+# Whole numbers of sixteen digits may be beyond what JSON holds exactly: the long way tells. All digits are made one, and all that may stand before one.
+_DIGITS = bytes.maketrans(b"123456789 \t\r\n-", b"000000000:::::")
+_TOO_LONG = b":" + b"0" * 16
 _WRITER = msgspec.json.Encoder(order="sorted")
 _SLICER = msgspec.json.Decoder(_Sliced)
 _READER = msgspec.json.Decoder(Report, strict=True)
@@ -69,6 +72,8 @@ def load_fast(source: bytes | Path) -> Report | None:
         return None
     head = _head_of(data, parts)
     if head is None or hashlib.sha256(head).hexdigest() != report.seal.digest:
+        return None
+    if _TOO_LONG in data.translate(_DIGITS) or any(map(_is_crowded, (head, *parts))):
         return None
     if tuple(hashlib.sha256(part).hexdigest() for part in parts) != report.seal.outcomes:
         return None
@@ -120,6 +125,11 @@ def bytes_of(path: Path) -> bytes:
     except OSError as err:
         message = f"cannot read {str(path)!r}: {err.strerror}"
         raise MisuseError(message) from err
+
+
+def _is_crowded(part: bytes) -> bool:
+    """Tell whether a part of a report may hold an array that is longer than one may be: an element takes two bytes and a comma."""
+    return len(part) > 2 * codec.MAX_ELEMENTS and part.count(b",") >= codec.MAX_ELEMENTS
 
 
 def _head_of(data: bytes, parts: Sequence[bytes]) -> bytes | None:
