@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from harness.cli import cli
 from harness.errors import FailureError, MisuseError
 from harness.fitting import cells, refresh
-from harness.fitting.backtest import SPLITS, Backtest, _ahead, _covered, _folds, _quantile, backtest
+from harness.fitting.backtest import SPLITS, Backtest, _ahead, _covered, _folds, _quantile, backtest, refit
 from harness.fitting.baselines import BASELINES
 from harness.fitting.choice import errors_left_out, mean_error
 from harness.fitting.fit import Settings, as_json, fit
@@ -597,6 +597,22 @@ def test_the_document_shows_the_backtest_that_the_shipped_intervals_come_from() 
     assert tested.widths == MODEL.document.widths
     assert tested.cells == len(cells.current(SNAPSHOT))
     assert backtest_markdown(tested) in (Path(__file__).parent.parent / "docs" / "pricing.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("offers", "told"),
+    [
+        ([offer("a", "T4", "0.1"), offer("a", "L4", "0.2")], "cards: 2, sellers: 1, architectures: 2"),
+        ([offer("a", "T4", "0.1"), offer("b", "T4", "0.1")], "cards: 1, sellers: 2, architectures: 1"),
+        (
+            [offer("runpod", "T4", "0.1"), offer("runpod-community", "L4", "0.1")],
+            "cards: 2, sellers: 1, architectures: 2",
+        ),
+    ],
+)
+def test_what_cannot_be_left_out_is_not_fitted(offers: list[Offer], told: str) -> None:
+    with pytest.raises(MisuseError, match=f"two sellers, two cards and two architectures are needed.*{told}"):
+        refit(cells.cells_of(offers))
 
 
 def test_nothing_that_is_left_out_enters_a_fold() -> None:

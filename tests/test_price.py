@@ -420,6 +420,8 @@ def test_spot_is_paid_by_the_work_that_survives_it() -> None:
         ({"segment": "cloud"}, "segment is 'cloud'; it should be one of hyperscaler, neocloud, marketplace"),
         ({"term_s": -1}, "term_s is -1"),
         ({"interruptions_per_hour": Decimal(-1)}, "interruptions_per_hour is Decimal('-1')"),
+        ({"interruptions_per_hour": Decimal(5)}, "interruptions_per_hour is 5, and spot is not set"),
+        ({"congestion": Decimal("nan")}, "congestion is Decimal('NaN'); it should be a Decimal from 0.5 to 2"),
     ],
 )
 def test_a_deal_out_of_range_is_refused(given_: dict[str, Any], says: str) -> None:
@@ -810,6 +812,15 @@ def test_a_profile_of_ones_own_is_a_file(tmp_path: Path) -> None:
         ('name = "decode"\n[shares]\nmem = 1', "name is 'decode'; it should be a text of your own, not one of ours"),
         ('name = "m"\nmemory = 3\n[shares]\nmem = 1', "no key 'memory'; did you mean 'memory_gib'"),
         ('name = "m"\nmemory_gib = -3\n[shares]\nmem = 1', "memory_gib is -3; it should be a number, 0 or more"),
+        (
+            'name = "m"\nmemory_gib = nan\n[shares]\nmem = 1',
+            "memory_gib is Decimal('NaN'); it should be a number, 0 or more",
+        ),
+        (
+            'name = "m"\nmemory_gib = inf\n[shares]\nmem = 1',
+            "memory_gib is Decimal('Infinity'); it should be a number, 0 or",
+        ),
+        ('name = "m"\nmemory_gib = 1e20\n[shares]\nmem = 1', "it should be 0 or more, up to 9007199254740991"),
         ("name = ", "is not TOML"),
     ],
 )
@@ -907,6 +918,13 @@ def test_the_shipped_model_knows_that_a_5090_is_dearer_than_a_4090() -> None:
     }
     older, newer = (usd(node(*r[:3], device=gpu(n, memory_gib=r[3])), market=None) for n, r in rtx.items())
     assert newer > older
+
+
+def test_a_seller_that_nobody_knows_is_priced_as_any_of_its_kind_and_that_is_told() -> None:
+    any_, typo = shipped(node()), shipped(node(), deal=Deal(provider="vastia"))
+    assert typo.price_usd_per_hour == any_.price_usd_per_hour
+    assert "no price of a seller 'vastia' is known: it is priced as any marketplace" in typo.reasons
+    assert not any("no price of a seller" in reason for reason in shipped(node(), deal=Deal(provider="vastai")).reasons)
 
 
 def test_an_h200_is_worth_more_than_an_h100_for_decode_and_hardly_for_prefill() -> None:

@@ -105,7 +105,9 @@ def test_a_history_at_hand_is_checked_too() -> None:
     assert CLEAN.good_count > made.terms.record.good_count
 
 
-@pytest.mark.parametrize("args", [["--congestion", "3"], ["--interruptions", "-1"], ["--profile", "nosuch"]])
+@pytest.mark.parametrize(
+    "args", [["--congestion", "3"], ["--congestion", "nan"], ["--interruptions", "5"], ["--profile", "nosuch"]]
+)
 def test_options_out_of_range_are_misuse(args: list[str]) -> None:
     assert isinstance(run("quote", SHIPPED, *args).exception, MisuseError)
 

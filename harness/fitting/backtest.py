@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from statistics import fmean, median
 
+from harness.errors import MisuseError
 from harness.fitting.baselines import BASELINES, Baseline
 from harness.fitting.cells import GROUPS, Cell, Snapshot, current, era_of, months_before, shipped_snapshot
 from harness.fitting.fit import Settings, fit
@@ -74,9 +75,11 @@ def backtest(
     """Leave out and predict, for each split, with the model and with each baseline, in one run.
 
     Raises:
-        MisuseError: scikit-learn is not installed.
+        MisuseError: scikit-learn is not installed, or where one is left out no other is left.
     """
     snapshot = snapshot or shipped_snapshot()
+    if lacking := _lacking(snapshot):
+        raise MisuseError(lacking)
     errors = {split: _errors(snapshot, split, settings, baselines) for split in splits if split != AHEAD}
     lines = [_line(split, name, found) for split, by_model in errors.items() for name, found in by_model.items()]
     widths = _widths({split: by_model[OURS] for split, by_model in errors.items()})
@@ -131,9 +134,9 @@ def _ahead(snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str
     as_of = max((c.date for c in past if c.exact_date), default="")
     known = [c for c in past if c.date <= as_of]
     asked = [c for c in current(snapshot) if c.segment in {k.segment for k in known}]
-    if not asked:
-        return
     then = replace(snapshot, as_of=as_of, cells=tuple(known))
+    if not asked or _lacking(then):
+        return
     widths = _widths({split: _errors(then, split, settings, {})[OURS] for split in SPLITS})
     model = fit(then, known, settings, widths)
     today = date.fromisoformat(snapshot.as_of)
@@ -149,6 +152,16 @@ def _ahead(snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str
     for name, errors in _errors_of(then, asked, model, known, baselines).items():
         line = _line(AHEAD, name, [("", error) for error in errors])
         yield replace(line, covered_fraction=fmean(held), interval_factor=median(factors)) if name == OURS else line
+
+
+def _lacking(snapshot: Snapshot) -> str | None:
+    """Return why nothing can be left out of a snapshot, or None."""
+    cells = current(snapshot)
+    counts = {name: len({key(cell) for cell in cells}) for name, key in GROUPS.items()}
+    if min(counts.values(), default=0) > 1:
+        return None
+    told = ", ".join(f"{name}s: {count}" for name, count in counts.items())
+    return f"prices of two sellers, two cards and two architectures are needed, so that each can be left out; there are {told}"
 
 
 def _folds(snapshot: Snapshot, split: str) -> Iterable[tuple[str, list[Cell], list[Cell]]]:

@@ -198,6 +198,8 @@ class _Case:
         self.reasons: list[str] = []
         if self.seller and self.segment != segment:
             self.reasons.append(f"{provider} is a {self.segment}, and is priced as one")
+        if provider and not self.seller:
+            self.reasons.append(f"no price of a seller {provider!r} is known: it is priced as any {segment}")
 
     def estimate(self, index: Sequence[IndexPrint]) -> Estimate:
         refusals = [*self._range_refusals(), *self._age_refusals()]

@@ -63,6 +63,9 @@ class Deal:
         if rate is not None and (not isinstance(rate, Decimal) or not rate.is_finite() or rate < 0):
             message = f"interruptions_per_hour is {rate!r}; it should be a Decimal, 0 or more"
             raise MisuseError(message)
+        if rate is not None and not self.spot:
+            message = f"interruptions_per_hour is {rate}, and spot is not set: only a spot node is taken away"
+            raise MisuseError(message)
 
 
 def terms_of(profile: Profile, costs: Costs, basis: Basis, deal: Deal) -> Terms:
