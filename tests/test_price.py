@@ -686,7 +686,7 @@ def test_bytes_are_verified_before_they_are_priced() -> None:
         price(codec.encode(node()), market=MARKET)  # its seal is made up
 
 
-def with_energy(own: Report, **change: float) -> Report:
+def with_energy(own: Report, **change: Any) -> Report:
     outcome = own.outcomes[0]
     assert outcome.measurement
     assert outcome.measurement.energy
