@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from harness.scoring.evidence import fleet, load, price, quote, score
     from harness.scoring.market_model import Features, MarketModel
     from harness.scoring.parquet import export
-    from harness.scoring.price import Deal
     from harness.scoring.pricelist import market_table
     from harness.scoring.profiles import Profile, load_profile
     from harness.scoring.recompute import recompute
+    from harness.scoring.terms import Deal
 
 _HOMES = {
     "harness.cli.fleet_quotes": ("quote_on_ray",),

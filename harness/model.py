@@ -493,8 +493,10 @@ class Capability:
     power_w: float | None  # mean while busy, from the energy counter or the power samples
     power_limit_w: float | None
     rates: tuple[Rate, ...]
+    uncounted: tuple[str, ...]  # classes of work that were tried, and no result of them counts
     counted_count: int  # results that may enter a score
     excluded: tuple[str, ...]  # results left out, with the reason
+    ailments: tuple[str, ...]  # what the card itself or its driver admits is wrong with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from harness.cli import cli
 from harness.errors import FailureError, MisuseError
 from harness.fitting import cells, refresh
-from harness.fitting.backtest import SPLITS, Backtest, _ahead, _covered, _folds, _quantile, backtest
+from harness.fitting.backtest import SPLITS, Backtest, _ahead, _covered, _folds, _quantile, backtest, refit
 from harness.fitting.baselines import BASELINES
 from harness.fitting.choice import errors_left_out, mean_error
-from harness.fitting.fit import as_json, fit
+from harness.fitting.fit import Settings, as_json, fit
 from harness.fitting.offers import Offer, Origin, read_offers
 from harness.fitting.order import in_order, pairs
 from harness.render.backtest import backtest_markdown
@@ -41,6 +41,7 @@ from harness.scoring.tables import table
 MODEL = MarketModel.load()
 SNAPSHOT = cells.shipped_snapshot()
 RATES = ("fp16_flops_per_s", "fp32_flops_per_s", "fp64_flops_per_s", "memory_bytes_per_s", "memory_bytes")
+FEW = {"RTX-4090", "RTX-3090", "H100-PCIe-80GB", "H100-SXM-80GB", "A100-PCIe-80GB", "RTX-A6000", "L40", "RTX-A4000"}
 SEGMENTS: tuple[Segment, ...] = ("hyperscaler", "neocloud", "marketplace")
 
 
@@ -364,6 +365,7 @@ def offer(provider: str, card: str, usd: str, *, day: str = "2026-10-01", segmen
     )  # fmt: skip
 
 
+OURS_HEAD = "provider,segment,gpu_key,price_usd_per_gpu_hour,spot,date,kind,source"
 OFFERS = [
     offer("a", "T4", "0.1"),
     offer("a", "T4", "0.2"),
@@ -390,6 +392,45 @@ def test_what_stands_alone_is_screened_and_told() -> None:
     found = cells.cells_of([*OFFERS, offer("c", "T4", "1.5")])
     assert "c" not in {c.provider for c in found.cells}
     assert "T4 at c for 1.5 USD" in found.screened[0]
+
+
+def test_of_two_that_contradict_each_other_none_is_dropped_and_both_are_told() -> None:
+    two = [offer("honest", "H100-SXM-80GB", "2.5"), offer("bait", "H100-SXM-80GB", "0.05")]
+    found = cells.cells_of([*two, offer("a", "T4", "0.1")])
+    assert [c.provider for c in found.cells] == ["a", "bait", "honest"]
+    assert [text.partition("five times")[2] for text in found.screened] == [
+        " off the only other, 2.500: kept",
+        " off the only other, 0.050: kept",
+    ]
+
+
+def test_known_prices_are_among_the_others_that_an_offer_is_held_against() -> None:
+    bait, fair = offer("bait", "H100-SXM-80GB", "0.05"), offer("fair", "H100-SXM-80GB", "2.2")
+    found = cells.cells_of([bait, fair], SNAPSHOT)
+    assert {c.provider for c in found.cells} - {c.provider for c in SNAPSHOT.cells} == {"fair"}
+    assert any("H100-SXM-80GB at bait for 0.05 USD" in text for text in set(found.screened) - set(SNAPSHOT.screened))
+
+
+def test_an_offer_of_tomorrow_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would make every other price old: one row of 2062 left one of 351 cells."""
+    monkeypatch.setattr("harness.fitting.offers._today", lambda: "2026-11-03")
+    file = tmp_path / "offers.csv"
+    days = ("2026-11-03", "2026-11", "2026-11-04", "2062-10-12", "2026-12")
+    file.write_text("\n".join([OURS_HEAD, *(f"a,neocloud,T4,0.5,0,{day},list,x" for day in days)]))
+    found = read_offers(file, Origin())
+    assert [o.date for o in found.offers] == ["2026-11-03", "2026-11"]
+    assert [text.partition(": ")[2] for text in found.left_out] == [f"{day} is after today" for day in days[2:]]
+
+
+def test_each_refresh_gives_a_seller_no_further_vote() -> None:
+    snapshot = SNAPSHOT
+    for day in ("2026-10-12", "2026-10-19", "2027-01-20"):
+        snapshot = cells.cells_of([offer("vastai", "H100-SXM-80GB", "2.0", day=day)], snapshot)
+        says = [(c.provider, c.card, cells.era_of(cells.months_before(snapshot.as_of, c.date))) for c in snapshot.cells]
+        assert len(says) == len(set(says))
+        assert ("vastai", "H100-SXM-80GB", "") in says
+    own = [c.date for c in snapshot.cells if (c.provider, c.card) == ("vastai", "H100-SXM-80GB")]
+    assert own == ["2025-12-07", "2026-10-19", "2027-01-20"]
 
 
 def test_our_own_columns_are_read_and_what_is_no_ask_is_passed_over(tmp_path: Path) -> None:
@@ -440,6 +481,53 @@ def test_an_answer_of_vast_ai_is_read(tmp_path: Path) -> None:
     found = read_offers(file, Origin(date="2026-10-31"))
     assert [(o.provider, o.card, str(o.usd_per_gpu_hour)) for o in found.offers] == [("vastai", "RTX-4090", "0.4")]
     assert "offer 3: lacks num_gpus" in found.left_out[0]
+
+
+VAST_ROW: dict[str, Any] = {"gpu_name": "RTX 4090", "num_gpus": 1, "dph_total": 0.4, "gpu_ram": 24564}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"{OURS_HEAD}\na,neocloud,T4,0.5,0,2026-10-01,list,x\nb,neocloud,T4,0.4", "lacks date, source"),
+        (
+            f"{OURS_HEAD}\na,neocloud,T4,0.5,0,2026-10-01,list,x\nb,neocloud,T4,0.4,True,2026-10-01,list,x",
+            "spot is 'True'",
+        ),
+        (
+            f"{OURS_HEAD}\na,neocloud,T4,0.5,0,2026-10-01,list,x\nb,neocloud,T4,0.4,1.0,2026-10-01,list,x",
+            "spot is '1.0'",
+        ),
+        ("AcceleratorName,AcceleratorCount,Price,GpuInfo\nT4,1,0.5,\nT4", "lacks AcceleratorCount, Price"),
+        (
+            "AcceleratorName,AcceleratorCount,Price,GpuInfo\nT4,1,0.5,\nT4,1,0.5,SizeInMiB': 1.2.3",
+            "cannot be read: ValueError",
+        ),
+        (json.dumps([VAST_ROW, VAST_ROW | {"gpu_ram": "n/a"}]), "'n/a' is no number"),
+        (json.dumps([VAST_ROW, VAST_ROW | {"gpu_ram": [1]}]), "'[1]' is no number"),
+        (
+            json.dumps([VAST_ROW]).replace(
+                "}]", '}, {"gpu_name": "T4", "num_gpus": 1, "dph_total": 1, "gpu_ram": 1e400}]'
+            ),
+            "inf",
+        ),
+        (json.dumps([VAST_ROW, VAST_ROW | {"dph_total": None}]), "lacks dph_total"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_told_and_costs_no_other(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "offers"
+    file.write_text(text)
+    found = read_offers(file, Origin(provider="lambdalabs", date="2026-10-31"))
+    assert len(found.offers) == 1
+    assert len(found.left_out) == 1
+    assert f"offer 2: {says}" in found.left_out[0]
+
+
+def test_a_table_without_a_column_of_ours_is_refused_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "offers.csv"
+    file.write_text("provider,gpu_key,price_usd_per_gpu_hour\na,T4,0.5\n")
+    with pytest.raises(FailureError, match="lacks segment, date, source"):
+        read_offers(file, Origin())
 
 
 def test_what_gpuhunt_gives_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,6 +599,22 @@ def test_the_document_shows_the_backtest_that_the_shipped_intervals_come_from() 
     assert backtest_markdown(tested) in (Path(__file__).parent.parent / "docs" / "pricing.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("offers", "told"),
+    [
+        ([offer("a", "T4", "0.1"), offer("a", "L4", "0.2")], "cards: 2, sellers: 1, architectures: 2"),
+        ([offer("a", "T4", "0.1"), offer("b", "T4", "0.1")], "cards: 1, sellers: 2, architectures: 1"),
+        (
+            [offer("runpod", "T4", "0.1"), offer("runpod-community", "L4", "0.1")],
+            "cards: 2, sellers: 1, architectures: 2",
+        ),
+    ],
+)
+def test_what_cannot_be_left_out_is_not_fitted(offers: list[Offer], told: str) -> None:
+    with pytest.raises(MisuseError, match=f"two sellers, two cards and two architectures are needed.*{told}"):
+        refit(cells.cells_of(offers))
+
+
 def test_nothing_that_is_left_out_enters_a_fold() -> None:
     for split, key in SPLITS.items():
         asked = 0
@@ -543,22 +647,23 @@ def test_a_setting_is_chosen_by_what_is_said_of_prices_left_out() -> None:
 
 
 def test_the_split_in_time_knows_nothing_of_today() -> None:
-    some = tuple(c for c in SNAPSHOT.cells if c.provider in {"vastai", "lium", "hyperstack"})
+    """Neither its estimates nor its intervals: their width is that of the errors of its own day."""
+    some = tuple(c for c in SNAPSHOT.cells if c.provider in {"vastai", "lium", "hyperstack"} and c.card in FEW)
     dearer = tuple(
         c
         if cells.era_of(cells.months_before(SNAPSHOT.as_of, c.date))
         else replace(c, usd_per_gpu_hour=c.usd_per_gpu_hour * 100)
         for c in some
     )
-    now, then = (
-        next(iter(_ahead(replace(SNAPSHOT, cells=found), None, {}, MODEL.document.widths))) for found in (some, dearer)
-    )
+    quick = Settings(knot_count=2, seller_class=(0.1,))
+    now, then = (next(iter(_ahead(replace(SNAPSHOT, cells=found), quick, {}))) for found in (some, dearer))
     assert now.asked == then.asked == len(cells.current(replace(SNAPSHOT, cells=some)))
     # A price a hundred times as high, told as before: all of the error but a hundredth of what was told.
     assert then.median_error_fraction == pytest.approx(0.99, abs=0.01)
     assert now.median_error_fraction is not None
     assert now.median_error_fraction < 0.5
     assert then.covered_fraction == 0
+    assert now.interval_factor == then.interval_factor
 
 
 def test_no_price_that_was_paid_is_among_the_shipped_ones() -> None:

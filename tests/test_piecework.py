@@ -23,10 +23,11 @@ from harness.cli.fleet_quotes import quotes_through
 from harness.cluster import fanout, sharing
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
 from harness.model import Interval, Outcome, Quote, Report, Round
+from harness.proof.seal import OPEN, seal
 from harness.scoring import evidence, parquet, piecework
 from harness.scoring.costs import Costs
-from harness.scoring.price import Deal
 from harness.scoring.profiles import Profile
+from harness.scoring.terms import Deal
 
 
 class RayError(Exception):
@@ -93,6 +94,14 @@ def node(at: int) -> Report:
     return on(f"n{at}", (own, [timed(one) for one in results]))
 
 
+def before(at: int) -> Report:
+    """Return a report of the same card, sealed a day earlier."""
+    own = card(at)
+    whole = on(f"n{at}", (own, [timed(copy(own, 1.1e12)), timed(gemm(1.1e14, device=own))]))
+    bare = replace(whole, sealed_at="2026-11-23T12:05:00Z", outcomes=(), seal=OPEN)
+    return replace(seal(bare, whole.seal.outcomes, None), outcomes=whole.outcomes)
+
+
 def timed(outcome: Outcome) -> Outcome:
     """Return a made-up result with the raw times that its interval follows from."""
     assert outcome.measurement
@@ -135,7 +144,12 @@ def test_quotes_in_pieces_are_those_of_one_process_to_the_byte_and_in_its_order(
     deal = Deal(
         at=date(2026, 10, 1), spot=True, interruptions_per_hour=Decimal("0.02"), term_s=86400, provider="vastai"
     )
-    told: dict[str, Any] = {"costs": Costs(capex_usd=Decimal(1800)), "profile": own, "deal": deal, "history": [results]}
+    told: dict[str, Any] = {
+        "costs": Costs(capex_usd=Decimal(1800)),
+        "profile": own,
+        "deal": deal,
+        "history": [before(at) for at in range(10)],
+    }
     for terms in ({}, {"basis": "cost", "costs": told["costs"]}, told):
         here = spelt(evidence.quote(*sources, **terms))
         assert len(here) == 21

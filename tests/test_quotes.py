@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from standin import StandIn
-from test_price import CLEAN, MARKET, ask, node
+from test_price import CLEAN, MARKET, ask, earlier, node
 from test_scoring import report, stream
 
 from harness import codec, stats
@@ -94,19 +94,20 @@ def test_the_derivation_can_be_followed_by_hand() -> None:
 
 
 def test_a_history_at_hand_is_checked_too() -> None:
-    own = node()
-    made = ask(own, history=[own])
+    own, past = node(), earlier(node())
+    made = ask(own, history=[past])
     assert made.terms.record is not None
-    assert recompute(made, own, market=MARKET).accepted
+    assert recompute(made, own, past, market=MARKET).accepted
     flattered = replace(made, terms=replace(made.terms, record=replace(made.terms.record, good_count=900)))
-    paths = [fault.path for fault in recompute(flattered, own, market=MARKET).faults]
+    paths = [fault.path for fault in recompute(flattered, own, past, market=MARKET).faults]
     assert paths[0] == "$.terms.record"
-    elsewhere = ask(own, history=[replace(own, seal=replace(own.seal, digest="c" * 64))])
-    assert any("history" in said for said in recompute(elsewhere, own, market=MARKET).not_proven)
+    assert any("history" in said for said in recompute(made, own, market=MARKET).not_proven)
     assert CLEAN.good_count > made.terms.record.good_count
 
 
-@pytest.mark.parametrize("args", [["--congestion", "3"], ["--interruptions", "-1"], ["--profile", "nosuch"]])
+@pytest.mark.parametrize(
+    "args", [["--congestion", "3"], ["--congestion", "nan"], ["--interruptions", "5"], ["--profile", "nosuch"]]
+)
 def test_options_out_of_range_are_misuse(args: list[str]) -> None:
     assert isinstance(run("quote", SHIPPED, *args).exception, MisuseError)
 

@@ -613,7 +613,7 @@ def test_a_price_does_not_depend_on_the_callers_decimal_context() -> None:
 
 MONEY = (
     "auction", "breakdown", "controller", "costs", "cycles", "derivation", "devices", "price", "pricelist", "product", "profiles",
-    "recompute", "reliability", "token", "typical", "worth",
+    "recompute", "reliability", "terms", "token", "typical", "worth",
 )  # fmt: skip
 DOORS = {"exact"}  # where a measured float becomes exact
 NO_MONEY = {
@@ -625,6 +625,7 @@ NO_MONEY = {
     "fleet",
     "frame",
     "governance",
+    "health",
     "market_model",
     "parquet",
     "piecework",

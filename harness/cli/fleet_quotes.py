@@ -10,8 +10,8 @@ from harness.scoring import piecework
 from harness.scoring.costs import Costs
 from harness.scoring.evidence import Source
 from harness.scoring.piecework import Sent
-from harness.scoring.price import Basis, Deal
 from harness.scoring.profiles import Profile
+from harness.scoring.terms import Basis, Deal
 
 __all__ = ["quote_on_ray", "quotes_through"]
 

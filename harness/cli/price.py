@@ -19,7 +19,7 @@ from harness.render.quotes import explanation, quote_card
 from harness.scoring import evidence
 from harness.scoring.costs import load_costs
 from harness.scoring.market_model import Segment
-from harness.scoring.price import Basis, Deal
+from harness.scoring.terms import Basis, Deal
 
 __all__ = ["Number", "quote", "score"]
 

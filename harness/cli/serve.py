@@ -69,7 +69,7 @@ def serve(
     from harness.market.sales.service import serve as serve_here
     from harness.market.sales.service import token_of
     from harness.market.sales.shop import Seller
-    from harness.scoring.price import Deal
+    from harness.scoring.terms import Deal
 
     seller = Seller(
         token=token_of(token),

@@ -2,8 +2,9 @@
 
 Covers: nothing about what is left out enters the fit, the sheets of cards aside; an older price of the same cell is left out with it.
 Intervals are judged by what was left out elsewhere: the half-width that a prediction gets is a quantile of the errors on other groups.
-A split in time asks for today's prices of a model that ends months before. What a fit chooses, it chooses inside each fold.
-Does not cover: the choice of the other settings, which were set by hand and looked at with this very table; docs/pricing.md says what that is worth.
+A split in time asks for today's prices of a model that ends months before, with the intervals that its own day's errors gave. What a fit
+chooses, it chooses inside each fold.
+Does not cover: how fast the market moves, which was estimated from the very months that the split in time goes over; the choice of the other settings, which were set by hand and looked at with this very table; docs/pricing.md says what that is worth.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from statistics import fmean, median
 
+from harness.errors import MisuseError
 from harness.fitting.baselines import BASELINES, Baseline
 from harness.fitting.cells import GROUPS, Cell, Snapshot, current, era_of, months_before, shipped_snapshot
 from harness.fitting.fit import Settings, fit
@@ -73,14 +75,16 @@ def backtest(
     """Leave out and predict, for each split, with the model and with each baseline, in one run.
 
     Raises:
-        MisuseError: scikit-learn is not installed.
+        MisuseError: scikit-learn is not installed, or where one is left out no other is left.
     """
     snapshot = snapshot or shipped_snapshot()
+    if lacking := _lacking(snapshot):
+        raise MisuseError(lacking)
     errors = {split: _errors(snapshot, split, settings, baselines) for split in splits if split != AHEAD}
     lines = [_line(split, name, found) for split, by_model in errors.items() for name, found in by_model.items()]
     widths = _widths({split: by_model[OURS] for split, by_model in errors.items()})
     if AHEAD in splits:
-        lines += _ahead(snapshot, settings, baselines, widths)
+        lines += _ahead(snapshot, settings, baselines)
     return Backtest(as_of=snapshot.as_of, cells=len(current(snapshot)), lines=tuple(lines), widths=widths)
 
 
@@ -120,20 +124,20 @@ def _errors_of(
     }
 
 
-def _ahead(
-    snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str, Baseline], widths: Widths
-) -> Iterator[Line]:
+def _ahead(snapshot: Snapshot, settings: Settings | None, baselines: Mapping[str, Baseline]) -> Iterator[Line]:
     """Yield the lines of a split in time: today's prices by a model of the eras before, which knows nothing of what came since.
 
-    The interval is the one that a model that old would have given for today. Kinds of seller that were not priced then are not asked.
+    The interval is the one that a model that old would have given for today, by its errors on prices of its own day. Kinds of seller that
+    were not priced then are not asked.
     """
     past = [c for c in snapshot.cells if era_of(months_before(snapshot.as_of, c.date))]
     as_of = max((c.date for c in past if c.exact_date), default="")
     known = [c for c in past if c.date <= as_of]
     asked = [c for c in current(snapshot) if c.segment in {k.segment for k in known}]
-    if not asked:
-        return
     then = replace(snapshot, as_of=as_of, cells=tuple(known))
+    if not asked or _lacking(then):
+        return
+    widths = _widths({split: _errors(then, split, settings, {})[OURS] for split in SPLITS})
     model = fit(then, known, settings, widths)
     today = date.fromisoformat(snapshot.as_of)
     held, factors = [], []
@@ -148,6 +152,16 @@ def _ahead(
     for name, errors in _errors_of(then, asked, model, known, baselines).items():
         line = _line(AHEAD, name, [("", error) for error in errors])
         yield replace(line, covered_fraction=fmean(held), interval_factor=median(factors)) if name == OURS else line
+
+
+def _lacking(snapshot: Snapshot) -> str | None:
+    """Return why nothing can be left out of a snapshot, or None."""
+    cells = current(snapshot)
+    counts = {name: len({key(cell) for cell in cells}) for name, key in GROUPS.items()}
+    if min(counts.values(), default=0) > 1:
+        return None
+    told = ", ".join(f"{name}s: {count}" for name, count in counts.items())
+    return f"prices of two sellers, two cards and two architectures are needed, so that each can be left out; there are {told}"
 
 
 def _folds(snapshot: Snapshot, split: str) -> Iterable[tuple[str, list[Cell], list[Cell]]]:

@@ -75,7 +75,7 @@ GROUPS: Mapping[str, Callable[[Cell], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All cells, and what was screened out of them."""
+    """All cells, and what was screened out of them, or stands against one other price alone."""
 
     schema: str
     as_of: str
@@ -107,25 +107,29 @@ def era_of(months: float) -> str:
 def cells_of(offers: Iterable[Offer], older: Snapshot | None = None) -> Snapshot:
     """Make a snapshot of offers, with the cells of an older one; the order of the offers and duplicates of them do not count.
 
+    A seller has one say for a card in one era, its newest: also where the older snapshot's cells have come to lie in the era of others.
+
     Raises:
         FailureError: no offer is left.
     """
     unique = sorted(set(offers), key=_order)
-    kept, screened = _screen(unique)
+    kept, screened = _screen(unique, current(older) if older else ())
     if not kept:
         msg = "no offer is left after screening"
         raise FailureError(msg)
     as_of = max(
         _parsed(day) for day in [*(o.date for o in kept if o.exact_date), *([older.as_of] if older else [])]
     ).isoformat()
-    found = {(c.provider, c.card, c.date): c for c in (older.cells if older else ())}
-    for cell in _medians(kept, as_of):
-        found[cell.provider, cell.card, cell.date] = cell
-    fresh = [c for c in found.values() if months_before(as_of, c.date) <= _OLDEST_MONTHS]
+    found: dict[tuple[str, str, str], Cell] = {}
+    for cell in sorted(
+        [*(older.cells if older else ()), *_medians(kept, as_of)], key=lambda c: _parsed(c.date)
+    ):  # of one day, the fresh last
+        if (months := months_before(as_of, cell.date)) <= _OLDEST_MONTHS:
+            found[cell.provider, cell.card, era_of(months)] = cell
     return Snapshot(
         schema="harness.market-cells/1",
         as_of=as_of,
-        cells=tuple(sorted(fresh, key=lambda c: (c.provider, c.card, c.date))),
+        cells=tuple(sorted(found.values(), key=lambda c: (c.provider, c.card, c.date))),
         screened=tuple(sorted({*(older.screened if older else ()), *screened})),
     )
 
@@ -173,20 +177,29 @@ def _convert(document: Mapping[str, Any]) -> Snapshot:
     return found
 
 
-def _screen(offers: Sequence[Offer]) -> tuple[list[Offer], list[str]]:
-    """Drop an offer that is five times off the middle of all others of its card and kind of seller, whoever made it."""
+def _screen(offers: Sequence[Offer], known: Sequence[Cell]) -> tuple[list[Offer], list[str]]:
+    """Drop an offer that is five times off the middle of all others of its card and kind of seller, known prices among them, whoever made it.
+
+    Of two that contradict only each other nobody can say which is the mistake: both are kept, and told.
+    """
     kept, told = [], []
-    by_kind: dict[tuple[str, str], list[Offer]] = {}
-    for offer in offers:
-        by_kind.setdefault((offer.card, offer.segment), []).append(offer)
+    by_kind: dict[tuple[str, str], list[Offer | Cell]] = {}
+    every: list[Offer | Cell] = [*offers, *known]
+    for one in every:
+        by_kind.setdefault((one.card, one.segment), []).append(one)
     for offer in offers:
         others = [float(o.usd_per_gpu_hour) for o in by_kind[offer.card, offer.segment] if o is not offer]
-        if others and abs(math.log(float(offer.usd_per_gpu_hour) / median(others))) > _ALONE:
+        alone = bool(others) and abs(math.log(float(offer.usd_per_gpu_hour) / median(others))) > _ALONE
+        if alone:
             told.append(
-                f"{offer.card} at {offer.provider} for {offer.usd_per_gpu_hour} USD on {offer.date} ({offer.source}): "
-                f"five times off the {median(others):.3f} of {len(others)} others"
+                f"{offer.card} at {offer.provider} for {offer.usd_per_gpu_hour} USD on {offer.date} ({offer.source}): five times off "
+                + (
+                    f"the {median(others):.3f} of {len(others)} others"
+                    if others[1:]
+                    else f"the only other, {others[0]:.3f}: kept"
+                )
             )
-        else:
+        if not alone or len(others) == 1:
             kept.append(offer)
     return kept, told
 

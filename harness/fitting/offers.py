@@ -27,6 +27,7 @@ SEGMENTS = ("hyperscaler", "neocloud", "marketplace")
 _HYPERSCALERS = ("aws", "azure", "gcp", "oci", "oracle")
 _MARKETPLACES = ("vastai", "akash", "lium", "salad", "clore", "simplepod", "runpod-community")
 _LEAST_USD, _MOST_USD = Decimal("0.005"), Decimal(100)
+_LEAST_MIB, _MOST_MIB = Decimal(1), Decimal(2**24)
 _GPUHUNT_NAMES = {"verda": "datacrunch"}  # a seller that changed its name
 _FORM_FACTORS = ("SXM", "PCIe", "NVL")
 
@@ -122,6 +123,8 @@ def _collect(rows: Iterable[Any], read: Callable[[Any], Offer | None], name: str
             offer = read(row)
         except MisuseError as err:
             left_out.append(f"{name}, offer {number}: {err}")
+        except (ArithmeticError, LookupError, TypeError, ValueError) as err:  # of a form that nobody thought of
+            left_out.append(f"{name}, offer {number}: cannot be read: {type(err).__name__}: {err}")
         else:
             offers += [offer] if offer else []
     if not offers:
@@ -132,9 +135,10 @@ def _collect(rows: Iterable[Any], read: Callable[[Any], Offer | None], name: str
 
 
 def _own_offer(row: Mapping[str, str]) -> Offer | None:
-    kind = row.get("kind", "list")
+    _need(row, "provider", "segment", "gpu_key", "price_usd_per_gpu_hour", "date", "source")
+    kind = row.get("kind") or "list"
     # A reserve price opens an auction and is no ask; what was paid is kept apart, to judge by and not to fit.
-    if row.get("spot", "0") == "1" or re.search(r"reserve|RENTED|transaction", kind) or row["provider"] == "mithril":
+    if _is_spot(row.get("spot", "0")) or re.search(r"reserve|RENTED|transaction", kind) or row["provider"] == "mithril":
         return None
     return Offer(
         provider=row["provider"],
@@ -142,10 +146,24 @@ def _own_offer(row: Mapping[str, str]) -> Offer | None:
         card=_card(row["gpu_key"], None),
         usd_per_gpu_hour=_usd(row["price_usd_per_gpu_hour"]),
         date=_day(row["date"]),
-        exact_date=not row.get("date_quality", "exact").startswith("inferred"),
+        exact_date=not (row.get("date_quality") or "exact").startswith("inferred"),
         kind=_kind(kind, row["provider"]),
         source=re.split(r"[@:(=]", row["source"])[0].strip(),
     )
+
+
+def _need(row: Mapping[str, Any], *names: str) -> None:
+    lacking = [name for name in names if row.get(name) is None]
+    if lacking:
+        msg = f"lacks {', '.join(lacking)}"
+        raise MisuseError(msg)
+
+
+def _is_spot(text: str) -> bool:
+    if text not in {"0", "1"}:  # what is not known to be on demand must not be taken for it
+        msg = f"spot is {text!r}, which should be 0 or 1"
+        raise MisuseError(msg)
+    return text == "1"
 
 
 def _kind(text: str, provider: str) -> Kind:
@@ -159,9 +177,10 @@ def _kind(text: str, provider: str) -> Kind:
 
 
 def _skypilot_offer(row: Mapping[str, str], origin: Origin) -> Offer | None:
+    _need(row, "AcceleratorName", "AcceleratorCount", "Price")
     if not row["AcceleratorName"] or not row["Price"]:
         return None
-    count = _usd(row["AcceleratorCount"], least=Decimal(0))
+    count = _number(row["AcceleratorCount"], least=Decimal(0))
     if count < 1:
         return None  # a slice of a GPU
     provider = str(origin.provider)
@@ -199,12 +218,11 @@ def _vast_rows(path: Path, text: str) -> list[Any]:
 def _vast_offer(row: Mapping[str, Any], origin: Origin) -> Offer | None:
     if row.get("is_bid") or row.get("rentable") is False:
         return None
-    lacking = [name for name in ("gpu_name", "num_gpus", "dph_total") if name not in row]
-    if lacking:
-        msg = f"lacks {', '.join(lacking)}"
-        raise MisuseError(msg)
-    count = _usd(str(row["num_gpus"]), least=Decimal(0))
-    memory = float(row["gpu_ram"]) * 2**20 if row.get("gpu_ram") else None
+    _need(row, "gpu_name", "num_gpus", "dph_total")
+    count = _number(str(row["num_gpus"]), least=Decimal(0))
+    memory = (
+        float(_number(str(row["gpu_ram"]), least=_LEAST_MIB, most=_MOST_MIB)) * 2**20 if row.get("gpu_ram") else None
+    )
     return Offer(
         provider="vastai",
         segment="marketplace",
@@ -265,7 +283,11 @@ def _card(name: str, memory_bytes: float | None, hint: str = "") -> str:
     return found.pop()
 
 
-def _usd(text: str, least: Decimal = _LEAST_USD, most: Decimal = _MOST_USD) -> Decimal:
+def _usd(text: str, most: Decimal = _MOST_USD) -> Decimal:
+    return _number(text, least=_LEAST_USD, most=most)
+
+
+def _number(text: str, *, least: Decimal, most: Decimal = _MOST_USD) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation as err:
@@ -283,6 +305,9 @@ def _day(text: str) -> str:
     except ValueError as err:
         msg = f"{text!r} is no date, which would be as 2026-10-31 or 2026-10"
         raise MisuseError(msg) from err
+    if text > _today()[: len(text)]:  # it would make all other prices old
+        msg = f"{text} is after today"
+        raise MisuseError(msg)
     return text
 
 

@@ -1,7 +1,7 @@
 """Judges report files: are they whole, unchanged, in order, and do their numbers follow from their raw times?
 
 Proven by an accepted report: nobody changed it since it was sealed; who signed it, if it is signed; its intervals follow from its raw
-times; nothing is missing that its plan names, or it says so; and the reports given form one unbroken chain.
+times; its dates, watts, joules and sizes are possible ones; nothing is missing that its plan names, or it says so; and the reports given form one unbroken chain.
 Not proven: that the times were measured, or on that device. An unsigned report could have been written by anybody.
 """
 
@@ -16,6 +16,7 @@ from harness import codec, stats, units
 from harness.errors import ForgeryError, MisuseError
 from harness.model import Fault, Job, Measurement, Outcome, Report, Verdict
 from harness.proof import log as logs
+from harness.proof.limits import head_faults, number_faults
 from harness.proof.seal import head_digest
 from harness.proof.signing import HEX32, is_signed_by
 
@@ -192,6 +193,7 @@ def _logged(report: Report, log: bytes) -> tuple[int, tuple[Fault, ...]]:
 
 def content_faults(report: Report) -> Iterator[Fault]:
     """Name what is wrong with what a report says, whoever sealed it."""
+    yield from head_faults(report)
     planned = {codec.digest(job) for job in report.plan}
     if len(planned) != len(report.plan):
         yield Fault(path="$.plan", what="a job is planned twice")
@@ -219,6 +221,7 @@ def content_faults(report: Report) -> Iterator[Fault]:
 
 
 def _measurement_faults(m: Measurement, path: str) -> Iterator[Fault]:
+    yield from number_faults(m, path)
     if sum(r.discarded is not None for r in m.rounds) > _DISCARDED_MOST and m.state not in {"throttled", "invalid"}:
         yield Fault(
             path=f"{path}.rounds", what="more rounds are discarded than may be tried again: slow ones were left out"

@@ -9,10 +9,11 @@ own = price(report_bytes, profile="decode")     # a Quote: typed, immutable, the
 from harness.scoring.capability import capability
 from harness.scoring.costs import Costs, load_costs
 from harness.scoring.evidence import price
-from harness.scoring.price import Deal, quote
+from harness.scoring.price import quote
 from harness.scoring.profiles import Profile, load_profile, profiles
 from harness.scoring.recompute import recompute
 from harness.scoring.score import score
+from harness.scoring.terms import Deal
 
 __all__ = [
     "Costs",

@@ -37,6 +37,7 @@ class _Energy(msgspec.Struct, frozen=True, gc=False):
 
 class _Sample(msgspec.Struct, frozen=True, gc=False):
     power_w: float | None = None
+    ecc_uncorrected_count: int | None = None
 
 
 class _Measurement(msgspec.Struct, frozen=True, gc=False):

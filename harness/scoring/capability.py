@@ -1,6 +1,7 @@
 """From a report to what each device was shown to do: the low end of each interval, never the best run.
 
-Covers: lucky runs (the interval's slow end counts), results in a bad state, memory rates taken in a cache.
+Covers: lucky runs (the interval's slow end counts), results in a bad state, memory rates taken in a cache, classes of work that were tried
+and gave nothing that counts: they are named, and nothing that flatters stands in for them.
 Does not cover: invented times, or points left out of a plan. Whether a report is true is for `harness.proof` to say.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import ForgeryError
 from harness.model import Capability, Device, Failed, Job, Measurement, Metric, Param, Rate, Report, State
+from harness.scoring.health import ailments
 from harness.units import amount
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class _Rule(NamedTuple):
     size: str | None = None  # only results with the largest value of this parameter stand for the class
 
 
-# The first rule with a result gives the class. A chase is counted as hops per second, so that larger is better.
+# The first rule that was tried gives the class, or leaves it without a rate. A chase is counted as hops per second, so that larger is better.
 _RULES = (
     _Rule("decode", "sustained_decode", "throughput", {}),
     _Rule("decode", "decode", "throughput", {"depth": 0}),
@@ -113,6 +115,9 @@ def counted(report: Report, device: Device) -> list[Measurement]:
 def _capability(report: Report, device: Device, found: Sequence[Result], failed: Sequence[Failed]) -> Capability:
     judged = [_Judged(one, _objection(device, one.measurement), one.measurement.job.params) for one in found]
     good = [j.result.measurement for j in judged if not j.objection]
+    samples = (s for one in found for s in one.measurement.telemetry)
+    notes = ((n.severity, n.what) for seen in report.preflight if seen.device_uuid == device.uuid for n in seen.notes)
+    rates, uncounted = _rates(device, judged, failed)
     return Capability(
         report_digest=report.seal.digest,
         device_uuid=device.uuid,
@@ -122,9 +127,11 @@ def _capability(report: Report, device: Device, found: Sequence[Result], failed:
         memory_bytes=device.memory_bytes,
         power_w=_power_w(good),
         power_limit_w=device.power_limit_w,
-        rates=_rates(judged),
+        rates=rates,
+        uncounted=uncounted,
         counted_count=len(good),
         excluded=tuple(_excluded(judged, failed)),
+        ailments=tuple(ailments(device, samples, notes)),
     )
 
 
@@ -160,19 +167,30 @@ def _point(job: Job) -> str:
     return " ".join([job.benchmark, *(f"{name}={value}" for name, value in sorted(job.params.items()))])
 
 
-def _rates(judged: Sequence[_Judged]) -> tuple[Rate, ...]:
+def _rates(
+    device: Device, judged: Sequence[_Judged], failures: Sequence[Failed]
+) -> tuple[tuple[Rate, ...], tuple[str, ...]]:
+    """Return the rates, and the classes of work that were tried and have none."""
     found: dict[str, list[_Judged]] = {}
     for one in judged:
         found.setdefault(one.result.measurement.job.benchmark, []).append(one)
     rates: dict[str, Rate] = {}
+    uncounted: list[str] = []
     for rule in _RULES:
-        if rule.benchmark not in found or rule.work_class in rates:
+        if not (rule.benchmark in found or failures) or rule.work_class in rates or rule.work_class in uncounted:
             continue
-        candidates = [_rate(rule, j.result) for j in _standing(rule, found[rule.benchmark]) if not j.objection]
-        best = max(candidates, key=_low, default=None)
+        standing = _standing(rule, found.get(rule.benchmark, []))
+        best = max((_rate(rule, j.result) for j in standing if not j.objection), key=_low, default=None)
         if best and best.low_per_s > 0:
             rates[rule.work_class] = best
-    return tuple(rates.values())
+        elif not all(_in_cache(device, j.result.measurement) for j in standing) or _failed_at(rule, failures):
+            uncounted.append(rule.work_class)
+    return tuple(rates.values()), tuple(uncounted)
+
+
+def _failed_at(rule: _Rule, failures: Sequence[Failed]) -> bool:
+    own = (f.job.params for f in failures if f.job.benchmark == rule.benchmark)
+    return any(all(params.get(name) == value for name, value in rule.where.items()) for params in own)
 
 
 def _low(rate: Rate) -> tuple[float, str]:
@@ -224,11 +242,13 @@ def _fastest_s(m: Measurement) -> float:
 def _power_w(measurements: Sequence[Measurement]) -> float | None:
     """Return watts while busy: from the energy counter, else from power samples, else None.
 
-    A latency-bound run leaves the device waiting, so it does not count as busy.
+    A latency-bound run leaves the device waiting, so it does not count as busy. What is not positive was no reading.
     """
     busy = [m for m in measurements if m.metric != "latency"]
-    means = [m.energy.joules / m.energy.window_s for m in busy if m.energy and not m.energy.disputed]
+    means = [
+        e.joules / e.window_s for m in busy if (e := m.energy) and not e.disputed and e.joules > 0 and e.window_s > 0
+    ]
     if means:
         return median(means)
-    samples = [s.power_w for m in busy for s in m.telemetry if s.power_w is not None]
+    samples = [s.power_w for m in busy for s in m.telemetry if s.power_w is not None and s.power_w > 0]
     return fmean(samples) if samples else None

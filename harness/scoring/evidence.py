@@ -15,9 +15,10 @@ from harness.model import Quote, Report, Score
 from harness.scoring.costs import Costs
 from harness.scoring.fleet import Fleet
 from harness.scoring.fleet import fleet as fleet_of_records
-from harness.scoring.price import Basis, Deal, quoter
+from harness.scoring.price import quoter
 from harness.scoring.profiles import Profile
 from harness.scoring.score import score as score_records
+from harness.scoring.terms import Basis, Deal
 from harness.scoring.worth import Market
 
 __all__ = ["Source", "fleet", "gathered", "load", "load_named", "load_quickly", "price", "quote", "reports_in", "score"]
@@ -94,7 +95,7 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
         profile: the workload to count cycles for: a name, a TOML file, or a profile.
         basis: `market` for what the market pays, `cost` for what the owner needs.
         deal: who sells, when, and how.
-        history: earlier reports; a device's reliability is taken from those that have it.
+        history: earlier reports; a device's reliability is taken from those that have it and were sealed before the one that is priced.
         market: a stand-in for the shipped market model.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from harness.model import Device, DeviceKind, Failed, Job, Measurement, Outcome, Report
 from harness.scoring.capability import counted
+from harness.scoring.health import ailments
 from harness.units import quantity
 
 __all__ = ["Card", "Fleet", "NodeLine", "Spread", "fleet", "outliers", "sentence"]
@@ -319,21 +320,8 @@ def _company(card: _Seen, peers: _Peers) -> Iterator[str]:
 
 
 def _health(card: _Seen) -> Iterator[str]:
-    """Yield what the card itself or its driver admits."""
-    if card.device.unusable_reason:
-        yield f"unusable: {card.device.unusable_reason}"
-    samples = [s for o in card.outcomes if o.measurement for s in o.measurement.telemetry]
-    errors = max((s.ecc_uncorrected_count for s in samples if s.ecc_uncorrected_count is not None), default=0)
-    if errors:
-        yield f"{errors} uncorrected memory errors (ECC)"
-    if card.device.remapping_failed:
-        yield "a faulty row of memory could not be replaced"
-    for severity, what in card.notes:
-        known = (errors and "uncorrected memory errors" in what) or (
-            card.device.remapping_failed and "faulty row" in what
-        )
-        if severity == "refuse" and not known:
-            yield what
+    samples = (s for o in card.outcomes if o.measurement for s in o.measurement.telemetry)
+    return ailments(card.device, samples, card.notes)
 
 
 def _results(card: _Seen) -> Iterator[str]:

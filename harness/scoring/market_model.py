@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +28,7 @@ from harness.errors import MisuseError
 from harness.scoring.anchor import IndexPrint, objection
 from harness.scoring.market_curves import Curves
 from harness.scoring.market_document import Card, Document, Segment, Seller, flaws
-from harness.scoring.sheets import Sheet, find_sheet
+from harness.scoring.sheets import Sheet, find_sheet, sheet_of
 from harness.scoring.tables import table
 
 __all__ = ["Basis", "CardClass", "Contribution", "Estimate", "Features", "MarketModel", "Segment"]
@@ -189,7 +189,7 @@ class _Case:
         self.model, self.document, self.features, self.at = model, model.document, features, at
         self.seller = model._sellers.get(_plain(provider)) if provider else None  # noqa: SLF001 - its own class's file
         self.segment = self.seller.segment if self.seller else segment
-        self.sheet = _sheet_of(gpu_name, features.memory_bytes) if gpu_name else None
+        self.sheet = sheet_of(gpu_name, features.memory_bytes) if gpu_name else None
         self.card = self.document.cards.get(self.sheet.key) if self.sheet else None
         self.priced = self.card is not None and self.card.cell_count > 0
         self.logs = {name: self._log_rate(name) for name in self.document.axes}
@@ -198,6 +198,8 @@ class _Case:
         self.reasons: list[str] = []
         if self.seller and self.segment != segment:
             self.reasons.append(f"{provider} is a {self.segment}, and is priced as one")
+        if provider and not self.seller:
+            self.reasons.append(f"no price of a seller {provider!r} is known: it is priced as any {segment}")
 
     def estimate(self, index: Sequence[IndexPrint]) -> Estimate:
         refusals = [*self._range_refusals(), *self._age_refusals()]
@@ -333,12 +335,6 @@ class _Case:
             yield f"too old: the newest prices are of {self.document.as_of}, {self.age_months:.0f} months before {self.at}; fit fresh ones"
         if self.age_months < -_OLDEST_MONTHS:
             yield f"too early: no price is older than {_OLDEST_MONTHS:.0f} months before {self.document.as_of}, and {self.at} is"
-
-
-@lru_cache(1024)
-def _sheet_of(gpu_name: str, memory_bytes: float) -> Sheet | None:
-    """Return the sheet of a name: of the card of this size, or, where none has it, of the only one there is."""
-    return find_sheet(gpu_name, memory_bytes) or find_sheet(gpu_name)
 
 
 @cache

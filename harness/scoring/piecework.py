@@ -18,14 +18,15 @@ from pathlib import Path
 import msgspec
 
 from harness.errors import FailureError, ForgeryError, HarnessError, MisuseError
-from harness.model import Quote, Record, Report, Terms
+from harness.model import Quote, Report, Terms
 from harness.scoring import evidence, parquet
 from harness.scoring.costs import Costs
-from harness.scoring.price import TABLES, Basis, Deal, profile_in, quoter_on, terms_of
+from harness.scoring.price import TABLES, quoter_on
 from harness.scoring.profiles import Profile, profile_of
 from harness.scoring.quick import bytes_of, spell, unspell
-from harness.scoring.reliability import record_of
+from harness.scoring.reliability import Episode, episodes
 from harness.scoring.tables import digest_of
+from harness.scoring.terms import Basis, Deal, profile_in, terms_of
 from harness.scoring.worth import shipped_market
 
 __all__ = ["Sent", "chunks", "order", "price_chunk", "quotes_in"]
@@ -46,7 +47,7 @@ class _Order(msgspec.Struct, frozen=True):
     """What is asked of every chunk, and by whom."""
 
     terms: Terms
-    records: dict[str, Record]  # of the devices that a history was given of
+    told: dict[str, tuple[Episode, ...]]  # by a history, of each of its devices
     made_with: dict[str, str]
 
 
@@ -82,18 +83,16 @@ def order(
     deal: Deal | None = None,
     history: Sequence[evidence.Source] = (),
 ) -> bytes:
-    """Return what is asked, as bytes; the arguments are those of `evidence.quote`. Of the history only its records go along.
+    """Return what is asked, as bytes; the arguments are those of `evidence.quote`. Of the history only what it says of its devices goes along.
 
     Raises:
         MisuseError: there is no such profile or history.
         ForgeryError: a file of the history is not a report, or was changed.
     """
     chosen = profile_of(profile)
-    past = tuple(evidence.gathered(tuple(history)))
-    uuids = {device.uuid for report in past for device in report.devices}
-    records = {uuid: record for uuid in sorted(uuids) if (record := record_of(uuid, past, chosen))}
+    told = episodes(evidence.gathered(tuple(history)), chosen)
     terms = terms_of(chosen, costs or Costs(), basis, deal or Deal())
-    return _TO_BYTES.encode(_Order(terms=terms, records=records, made_with=_made_with()))
+    return _TO_BYTES.encode(_Order(terms=terms, told=told, made_with=_made_with()))
 
 
 def chunks(sources: Iterable[Sent]) -> Iterator[bytes]:
@@ -185,7 +184,7 @@ def _asked(order: bytes) -> Callable[[Report], tuple[Quote, ...]]:
                 "install the same version of this package on both"
             )
             raise FailureError(msg)
-    return quoter_on(given.terms, profile_in(given.terms), given.records.get)
+    return quoter_on(given.terms, profile_in(given.terms), given.told)
 
 
 def _report(name: str, data: bytes, rows: tuple[parquet.Row, ...] | None) -> Report:

@@ -7,31 +7,29 @@ Does not cover: what one buyer would pay, or what a price does to demand. A quot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from harness.errors import MisuseError
 from harness.model import Capability, Device, NativePrice, Quote, Record, Report, Score, Terms
 from harness.scoring.capability import capability
-from harness.scoring.costs import Costs, Setting, given_costs, settings, told_costs
+from harness.scoring.costs import Costs, Setting, given_costs, settings
 from harness.scoring.cycles import CYCLES_PER_CU_HOUR, CYCLES_PER_MCYCLE
 from harness.scoring.derivation import capex, cost_lines, floor_of, running_lines, total, watts
 from harness.scoring.devices import rating
-from harness.scoring.exact import plain, precise, ratio_of, ratio_rounded
-from harness.scoring.market_model import Segment
+from harness.scoring.exact import precise, ratio_of, ratio_rounded
 from harness.scoring.product import Product
 from harness.scoring.profiles import Profile, profile_of
-from harness.scoring.reliability import Discount, record_of, reliability, steadiness, useful_share
+from harness.scoring.reliability import Discount, Episode, episodes, record_of, reliability, steadiness, useful_share
 from harness.scoring.score import score_of
 from harness.scoring.tables import digest_of, parameter
+from harness.scoring.terms import Basis, Deal, check_terms, profile_in, terms_of
 from harness.scoring.worth import Appraiser, Market, shipped_market
 
-__all__ = ["TABLES", "Basis", "Deal", "profile_in", "quote", "quoter", "quoter_on", "requote", "terms_of"]
-
-Basis = Literal["market", "cost"]
+__all__ = ["TABLES", "quote", "quoter", "quoter_on", "requote"]
 
 _VALID_FOR_S = 600  # ten minutes: what a buyer needs to say yes
 _HOURS_A_YEAR = 8760
@@ -44,48 +42,9 @@ _CPU_ONLY = "this is a CPU's cost floor: it is not for a GPU market"
 _EMULATED = "emulated: what was measured is the emulator, so there is nothing to price"
 _NOTHING = "no result of this device counts; its score lists what was excluded, and why"
 _WRONG = "wrong answers from {names}: a device that computes something false is worth nothing until it is mended"
+_ILL = "the card itself says that it is ill ({what}): it is worth nothing until it is mended"
 _NO_WATTS = "no watts: no sensor gave any, no limit is stated, and {name!r} is not in the device table"
 _NO_CAPEX = "no purchase price: {name!r} is not in the device table; give capex_usd in a costs file"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deal:
-    """Who sells, when, and how: what a market price depends on beside the device.
-
-    Raises:
-        MisuseError: a value is out of range.
-    """
-
-    segment: Segment = "marketplace"
-    provider: str | None = None  # a seller's key in the market model, which knows its level of prices
-    at: date | None = None  # the day to read the market for; that of the report where it is left out
-    spot: bool = False  # may be taken away at any moment
-    term_s: int = 0  # paid in advance
-    interruptions_per_hour: Decimal | None = (
-        None  # of a spot node, where they are known; else the market's ratio is taken
-    )
-    checkpoint_s: int = 600
-    restart_s: int = 120
-    congestion: Decimal = Decimal(1)  # the controller's multiplier
-
-    def __post_init__(self) -> None:
-        """Refuse what no deal can be."""
-        known = ("hyperscaler", "neocloud", "marketplace")
-        if self.segment not in known:
-            message = f"segment is {self.segment!r}; it should be one of {', '.join(known)}"
-            raise MisuseError(message)
-        for name in ("term_s", "checkpoint_s", "restart_s"):
-            if getattr(self, name) < 0:
-                message = f"{name} is {getattr(self, name)}; it should be 0 or more"
-                raise MisuseError(message)
-        least, most = parameter("congestion_least"), parameter("congestion_most")
-        if not isinstance(self.congestion, Decimal) or not least <= self.congestion <= most:
-            message = f"congestion is {self.congestion!r}; it should be a Decimal from {least} to {most}"
-            raise MisuseError(message)
-        rate = self.interruptions_per_hour
-        if rate is not None and (not isinstance(rate, Decimal) or not rate.is_finite() or rate < 0):
-            message = f"interruptions_per_hour is {rate!r}; it should be a Decimal, 0 or more"
-            raise MisuseError(message)
 
 
 def quote(  # noqa: PLR0913 - each is a part of what is asked
@@ -108,7 +67,7 @@ def quote(  # noqa: PLR0913 - each is a part of what is asked
         profile: the workload that cycles are counted for.
         basis: `market`, what the market pays for such a device; or `cost`, what its owner needs.
         deal: who sells, when, and how.
-        history: earlier reports, from which each device's reliability is taken.
+        history: reports from which each device's reliability is taken: of those sealed before the one that is priced.
         market: a stand-in for the shipped market model.
 
     Raises:
@@ -130,13 +89,13 @@ def quoter(  # noqa: PLR0913 - each is a part of what is asked
     """Return what prices one report after the other on the same terms: for a fleet. The arguments are those of `quote`."""
     chosen = profile_of(profile)
     terms = terms_of(chosen, costs or Costs(), basis, deal or Deal())
-    return quoter_on(terms, chosen, lambda uuid: record_of(uuid, history, chosen), market)
+    return quoter_on(terms, chosen, episodes(history, chosen), market)
 
 
 def quoter_on(
-    asked: Terms, profile: Profile, record: Callable[[str], Record | None], market: Market | None = None
+    asked: Terms, profile: Profile, told: Mapping[str, Sequence[Episode]], market: Market | None = None
 ) -> Callable[[Report], tuple[Quote, ...]]:
-    """Return what prices one report after the other on terms of `terms_of`; `record` tells a device's record by its UUID."""
+    """Return what prices one report after the other on terms of `terms_of`; `told` is what earlier reports say of devices, by UUID."""
     pricers: dict[tuple[str, str, Record | None], _Pricer] = {}
 
     def pricer(kind: str, at: str, record: Record | None) -> _Pricer:
@@ -150,7 +109,8 @@ def quoter_on(
         at = asked.at or report.sealed_at[:10]
         with precise():
             return tuple(
-                pricer(seen.kind, at, record(seen.device_uuid)).quote(report, seen) for seen in capability(report)
+                pricer(seen.kind, at, record_of(report, told.get(seen.device_uuid, ()))).quote(report, seen)
+                for seen in capability(report)
             )
 
     return quoted
@@ -160,44 +120,21 @@ def requote(report: Report, device_uuid: str, terms: Terms, *, market: Market | 
     """Price one device again on a quote's own terms.
 
     Raises:
-        MisuseError: the report does not have the device, or the terms are none.
+        MisuseError: the report does not have the device, or nobody could have asked for such terms.
     """
+    check_terms(terms)
     seen = next((c for c in capability(report) if c.device_uuid == device_uuid), None)
     if seen is None:
         message = f"the report has nothing of device {device_uuid!r}"
         raise MisuseError(message)
+    if terms.record and report.seal.digest in terms.record.report_digests:
+        message = "its record counts the report itself, which vouches for nothing"
+        raise MisuseError(message)
+    if seen.kind == "cpu" and terms.basis != "cost":
+        message = f"basis is {terms.basis!r}; a CPU is priced by its cost"
+        raise MisuseError(message)
     with precise():
         return _Pricer(terms, profile_in(terms), market).quote(report, seen)
-
-
-def terms_of(profile: Profile, costs: Costs, basis: Basis, deal: Deal) -> Terms:
-    """Return what a quote is asked for, in the form in which it keeps it, but for the device's record and a day that is the report's."""
-    rate = deal.interruptions_per_hour
-    return Terms(
-        basis=basis,
-        profile=profile.name,
-        shares={} if profile.ours else {name: plain(profile.shares[name]) for name in sorted(profile.shares)},
-        profile_memory_bytes=profile.memory_bytes,
-        costs=told_costs(costs),
-        segment=deal.segment,
-        provider=deal.provider,
-        at=deal.at.isoformat() if deal.at else "",
-        spot=deal.spot,
-        term_s=deal.term_s,
-        interruptions_per_hour=None if rate is None else plain(rate),
-        checkpoint_s=deal.checkpoint_s,
-        restart_s=deal.restart_s,
-        congestion=plain(deal.congestion),
-        record=None,
-    )
-
-
-def profile_in(terms: Terms) -> Profile:
-    """Return the profile that a quote was asked for."""
-    if not terms.shares:
-        return profile_of(terms.profile)
-    shares = {name: Decimal(share) for name, share in terms.shares.items()}
-    return Profile(name=terms.profile, shares=shares, memory_bytes=terms.profile_memory_bytes)
 
 
 _Fields = dict[str, Any]  # of a quote
@@ -266,6 +203,8 @@ class _Pricer:
         wrong = dict.fromkeys(f.job.benchmark for f in failures if f.outcome == "wrong_answer")
         if wrong:
             return {"reasons": (_WRONG.format(names=", ".join(wrong)),)}
+        if seen.ailments:
+            return {"reasons": (_ILL.format(what="; ".join(seen.ailments)),)}
         return None if seen.counted_count else {"reasons": (_NOTHING,)}
 
     def _priced(self, device: Device, seen: Capability, scored: Score) -> _Fields:

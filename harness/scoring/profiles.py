@@ -30,6 +30,7 @@ __all__ = ["Profile", "load_profile", "profile_of", "profiles", "work_classes"]
 _GIB = 1 << 30
 _KEYS = ("name", "memory_gib", "shares")
 _DECIMALS = 9
+_MOST_BYTES = 2**53 - 1  # that a quote can name exactly
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: what is derived is kept
@@ -63,8 +64,8 @@ class Profile:
         if total != 1:
             message = f"profile {self.name!r}: the shares sum to {total}; they should sum to 1"
             raise MisuseError(message)
-        if self.memory_bytes is not None and self.memory_bytes < 0:
-            message = f"profile {self.name!r}: memory_bytes is {self.memory_bytes}; it should be 0 or more"
+        if self.memory_bytes is not None and not 0 <= self.memory_bytes <= _MOST_BYTES:
+            message = f"profile {self.name!r}: memory_bytes is {self.memory_bytes}; it should be 0 or more, up to {_MOST_BYTES}"
             raise MisuseError(message)
 
     @cached_property
@@ -147,14 +148,20 @@ def _from(document: Mapping[str, object]) -> Profile:
     if not isinstance(shares, dict) or not shares:
         message = f"shares is {shares!r}; it should be a table such as `[shares]` with `mem = 1.0`"
         raise MisuseError(message)
-    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | Decimal) or not memory >= 0):
+    if memory is not None and not _is_size(memory):
         message = f"memory_gib is {memory!r}; it should be a number, 0 or more"
         raise MisuseError(message)
     return Profile(
         name=name,
         shares={work_class: _share(work_class, share) for work_class, share in shares.items()},
-        memory_bytes=None if memory is None else int(Decimal(memory) * _GIB),
+        memory_bytes=None if memory is None else int(Decimal(str(memory)) * _GIB),
     )
+
+
+def _is_size(memory: object) -> bool:
+    if isinstance(memory, bool) or not isinstance(memory, int | Decimal):
+        return False
+    return Decimal(memory).is_finite() and memory >= 0
 
 
 def _share(work_class: str, share: object) -> Decimal:

@@ -4,7 +4,7 @@ A report's canonical bytes are those of its head with the outcomes spliced in, s
 taken of. Whatever does not fit at once goes the long way, which says what is wrong and where.
 
 Covers: a byte that was changed since the report was sealed; who signed it; outcomes of no planned job or of no device; intervals that do
-not follow from their raw times.
+not follow from their raw times; numbers and lists that no document may hold; dates, watts, joules and sizes that nobody can have measured.
 Does not cover: a document that its own maker spelled in a second way before sealing it, or a chain of reports: `harness verify` judges those.
 """
 
@@ -24,6 +24,7 @@ import msgspec
 from harness import codec, strangers, units
 from harness.errors import ForgeryError, MisuseError
 from harness.model import Job, Measurement, Outcome, Report
+from harness.proof.limits import head_faults, number_faults
 from harness.stats import CONFIDENCE, interval, step
 
 __all__ = ["bytes_of", "canonical", "load_fast", "spell", "unspell"]
@@ -47,6 +48,9 @@ class _Sliced(msgspec.Struct):
 
 _WHOLE = re.compile(rb"(?<=[:\[,])(-?\d+)\.0(?=[,\]}])")
 _PERHAPS_WHOLE = re.compile(rb"\.0[,\]}]")  # begins with what is rare, so that it is found ten times as fast
+# Whole numbers of sixteen digits may be beyond what JSON holds exactly: the long way tells. All digits are made one, and all that may stand before one.
+_DIGITS = bytes.maketrans(b"123456789 \t\r\n-", b"000000000:::::")
+_TOO_LONG = b":" + b"0" * 16
 _WRITER = msgspec.json.Encoder(order="sorted")
 _SLICER = msgspec.json.Decoder(_Sliced)
 _READER = msgspec.json.Decoder(Report, strict=True)
@@ -68,6 +72,8 @@ def load_fast(source: bytes | Path) -> Report | None:
         return None
     head = _head_of(data, parts)
     if head is None or hashlib.sha256(head).hexdigest() != report.seal.digest:
+        return None
+    if _TOO_LONG in data.translate(_DIGITS) or any(map(_is_crowded, (head, *parts))):
         return None
     if tuple(hashlib.sha256(part).hexdigest() for part in parts) != report.seal.outcomes:
         return None
@@ -121,6 +127,11 @@ def bytes_of(path: Path) -> bytes:
         raise MisuseError(message) from err
 
 
+def _is_crowded(part: bytes) -> bool:
+    """Tell whether a part of a report may hold an array that is longer than one may be: an element takes two bytes and a comma."""
+    return len(part) > 2 * codec.MAX_ELEMENTS and part.count(b",") >= codec.MAX_ELEMENTS
+
+
 def _head_of(data: bytes, parts: Sequence[bytes]) -> bytes | None:
     """Return the bytes that the seal's own digest is of: without outcomes, digest and signature."""
     body = b",".join(parts)
@@ -148,13 +159,14 @@ def _is_sound(report: Report) -> bool:
     planned = set(map(_key, report.plan))
     done = [_key(job) for outcome in report.outcomes if (job := _job_of(outcome))]
     return (
-        len(devices) == len(report.devices)
+        not any(head_faults(report))
+        and len(devices) == len(report.devices)
         and report.emulated == any(device.emulated for device in report.devices)
         and len(planned) == len(report.plan)
         and len(done) == len(set(done)) == len(report.outcomes)
         and planned.issuperset(done)
         and devices.issuperset(job.device_uuid for job in report.plan)
-        and all(outcome.measurement is None or _follows(outcome.measurement) for outcome in report.outcomes)
+        and all(outcome.measurement is None or _is_possible(outcome.measurement) for outcome in report.outcomes)
     )
 
 
@@ -166,6 +178,10 @@ def _job_of(outcome: Outcome) -> Job | None:
 
 def _key(job: Job) -> tuple[object, ...]:
     return job.benchmark, job.version, job.device_uuid, job.seed, job.regime, *sorted(job.params.items())
+
+
+def _is_possible(m: Measurement) -> bool:
+    return _follows(m) and not any(number_faults(m, ""))
 
 
 def _follows(m: Measurement) -> bool:

@@ -13,8 +13,9 @@ from harness import codec
 from harness.errors import ForgeryError, HarnessError
 from harness.model import Fault, Quote, Report, Verdict
 from harness.scoring.evidence import Source, load_quickly
-from harness.scoring.price import profile_in, requote
-from harness.scoring.reliability import record_of
+from harness.scoring.price import requote
+from harness.scoring.reliability import episodes, record_of
+from harness.scoring.terms import profile_in
 from harness.scoring.worth import Market
 
 __all__ = ["is_quote", "recompute"]
@@ -79,8 +80,8 @@ def _record_faults(given: Quote, known: Mapping[str, Report]) -> Iterator[Fault]
     record = given.terms.record
     if record is None or not set(record.report_digests) <= set(known):
         return
-    history = [known[digest] for digest in record.report_digests]
-    again = record_of(given.device_uuid, history, profile_in(given.terms))
+    told = episodes((known[digest] for digest in record.report_digests), profile_in(given.terms))
+    again = record_of(known[given.report_digest], told.get(given.device_uuid, ()))
     if again != record:
         yield Fault(path="$.terms.record", what=f"says {_short(record)}, its reports give {_short(again)}")
 

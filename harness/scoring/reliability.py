@@ -1,13 +1,14 @@
 """What a device's own history is worth: jobs that ended as they should, and how much its speed moves from report to report.
 
 Covers: no history is priced as a host that nobody verified, so leaving out a bad report pays less than a clean record; failures lower
-the price in proportion; a speed that swings from report to report is worth less.
+the price in proportion; a speed that swings from report to report is worth less; one run sealed again and again is one run, and no report
+vouches for itself or for one before it.
 Does not cover: a new name for an old machine. It starts with no history, which is why none is not free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
@@ -20,11 +21,28 @@ from harness.scoring.profiles import Profile
 from harness.scoring.score import speed_of
 from harness.scoring.tables import parameter
 
-__all__ = ["Discount", "record_of", "reliability", "steadiness", "useful_share"]
+__all__ = ["Discount", "Episode", "episodes", "record_of", "reliability", "steadiness", "useful_share"]
 
 _GOOD_STATES = frozenset({"valid", "power_capped", "thermally_limited"})
 _HOUR_S = 3600
 _FEWEST_SPEEDS = 2
+
+
+class _End(NamedTuple):
+    """How a job ended: well or not, and the tries before it that did not."""
+
+    outcome_digest: str
+    good_count: int
+    bad_count: int
+
+
+class Episode(NamedTuple):
+    """What one report says of one device."""
+
+    sealed_at: str
+    report_digest: str
+    ended: tuple[_End, ...]
+    cycles_per_s: int | None
 
 
 class Discount(NamedTuple):
@@ -34,40 +52,65 @@ class Discount(NamedTuple):
     basis: str
 
 
-def record_of(device_uuid: str, history: Sequence[Report], profile: Profile) -> Record | None:
-    """Gather what a device's reports say of it; None where none of them has it.
+def episodes(history: Iterable[Report], profile: Profile) -> dict[str, tuple[Episode, ...]]:
+    """Gather what reports say of each device, oldest first; the same report given twice counts once, and the order does not matter.
 
-    The same report given twice counts once; the order does not matter.
+    An emulated report says nothing of a device.
     """
-    seen = {report.seal.digest: report for report in history if any(d.uuid == device_uuid for d in report.devices)}
-    if not seen:
+    seen = {report.seal.digest: report for report in history if not report.emulated}
+    found: dict[str, list[Episode]] = {}
+    for _, report in sorted(seen.items(), key=lambda one: (one[1].sealed_at, one[0])):
+        ended = _ended(report)
+        for can in capability(report):
+            speed = speed_of(can, profile)
+            found.setdefault(can.device_uuid, []).append(
+                Episode(
+                    sealed_at=report.sealed_at,
+                    report_digest=report.seal.digest,
+                    ended=tuple(ended[can.device_uuid]),
+                    cycles_per_s=None if speed is None else whole_cycles_per_s(speed),
+                )
+            )
+    return {uuid: tuple(own) for uuid, own in found.items()}
+
+
+def record_of(report: Report, told: Sequence[Episode]) -> Record | None:
+    """Return what a device's episodes say of it where a report is priced; None where there is none before that report.
+
+    No report vouches for itself, and an outcome counts once, however often it was sealed anew.
+    """
+    if not told:
         return None
+    known, counting = set(report.seal.outcomes), list[Episode]()
     good = bad = 0
-    speeds: list[int] = []
-    for _, report in sorted(seen.items()):
-        more_good, more_bad = _ended(report, device_uuid)
-        good, bad = good + more_good, bad + more_bad
-        for found in capability(report):
-            speed = speed_of(found, profile) if found.device_uuid == device_uuid else None
-            speeds += [] if speed is None else [whole_cycles_per_s(speed)]
+    for one in told:
+        fresh = [end for end in one.ended if end.outcome_digest not in known]
+        if one.sealed_at >= report.sealed_at or not fresh:
+            continue
+        known.update(end.outcome_digest for end in fresh)
+        good, bad = good + sum(end.good_count for end in fresh), bad + sum(end.bad_count for end in fresh)
+        counting.append(one)
+    if not counting:
+        return None
     return Record(
-        report_digests=tuple(sorted(seen)), good_count=good, bad_count=bad, cycles_per_s=tuple(sorted(speeds))
+        report_digests=tuple(sorted(one.report_digest for one in counting)),
+        good_count=good,
+        bad_count=bad,
+        cycles_per_s=tuple(sorted(one.cycles_per_s for one in counting if one.cycles_per_s is not None)),
     )
 
 
-def _ended(report: Report, device_uuid: str) -> tuple[int, int]:
-    """Count a device's jobs by how they ended, and each earlier try at one that its own failing cost. What was skipped is no evidence."""
-    good = bad = 0
-    for outcome in report.outcomes:
+def _ended(report: Report) -> dict[str, list[_End]]:
+    """Tell by device how its jobs ended, and how often an earlier try at one did that its own failing cost. What was skipped is no evidence."""
+    found: dict[str, list[_End]] = {}
+    for outcome, digest in zip(report.outcomes, report.seal.outcomes, strict=True):
         held = outcome.measurement or outcome.failed
-        if held is None or held.job.device_uuid != device_uuid:
+        if held is None:
             continue
         well = outcome.measurement is not None and outcome.measurement.state in _GOOD_STATES
-        good, bad = (
-            good + well,
-            bad + (not well) + sum(a.ended not in {"aborted", "contended", "late"} for a in outcome.attempts),
-        )
-    return good, bad
+        tries = sum(a.ended not in {"aborted", "contended", "late"} for a in outcome.attempts)
+        found.setdefault(held.job.device_uuid, []).append(_End(digest, int(well), (not well) + tries))
+    return found
 
 
 def reliability(record: Record | None) -> Discount:

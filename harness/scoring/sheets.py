@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 from harness.scoring.tables import table
 
-__all__ = ["Sheet", "find_sheet", "sheets"]
+__all__ = ["Sheet", "find_sheet", "plain_name", "sheet_of", "sheets"]
 
 # NVML keeps a few per cent of the memory for itself (more where ECC is inline), and never shows more than is there.
 _LEAST_SHOWN, _MOST_SHOWN = 0.88, 1.03
@@ -45,8 +45,14 @@ def find_sheet(name: str, memory_bytes: float | None = None) -> Sheet | None:
         name: its key (`RTX-4090`), NVML's name or a price list's; case, spaces, dashes and the maker do not matter.
         memory_bytes: as the driver shows it; a card of another size is another card.
     """
-    found = [key for key in _by_name().get(_plain(name), ()) if _shows(memory_bytes, sheets()[key])]
+    found = [key for key in _by_name().get(plain_name(name), ()) if _shows(memory_bytes, sheets()[key])]
     return sheets()[found[0]] if len(found) == 1 else None
+
+
+@lru_cache(4096)
+def sheet_of(name: str, memory_bytes: float | None = None) -> Sheet | None:
+    """Return the sheet of a name: of the card of this size, or, where none has it, of the only one there is."""
+    return find_sheet(name, memory_bytes) or find_sheet(name)
 
 
 def _shows(memory_bytes: float | None, sheet: Sheet) -> bool:
@@ -58,7 +64,7 @@ def _by_name() -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {}
     for row in table("cards")["cards"]:
         for name in _spellings(row):
-            found.setdefault(_plain(name), {})[row["key"]] = None
+            found.setdefault(plain_name(name), {})[row["key"]] = None
     return {name: tuple(keys) for name, keys in found.items()}
 
 
@@ -68,7 +74,8 @@ def _spellings(row: dict[str, Any]) -> Iterator[str]:
     yield from row["aliases"]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name without what its spellings differ in: case, spaces, dashes and the maker."""
     folded = re.sub(r"[^a-z0-9]+", "", name.casefold())
     return re.sub(r"^(nvidia)?(geforce|tesla)?", "", folded)
 

@@ -1,7 +1,7 @@
 """What the market asks for an hour of a device as it was measured: the market model's estimate, made exact and taken apart.
 
-Covers: a rate that was measured goes before the one on the sheet; a slow card of a good name is not worth more than its share of a good
-one; what the model withholds stays withheld.
+Covers: a rate that was measured goes before the one on the sheet; a sheet never stands in for a rate that was tried and did not count; a
+slow card of a good name is not worth more than its share of a good one; what the model withholds stays withheld.
 Does not cover: the model itself, which is `market_model`.
 """
 
@@ -18,7 +18,7 @@ from harness.model import Capability, Device
 from harness.scoring.exact import Measured, decimal_of, logarithm
 from harness.scoring.market_model import Estimate, Features, MarketModel, Segment
 from harness.scoring.profiles import Profile
-from harness.scoring.typical import delivered_share, promised_rates
+from harness.scoring.typical import delivered_share, measured_rates
 
 __all__ = ["Appraiser", "Market", "Worth", "shipped_market"]
 
@@ -31,6 +31,7 @@ _FIELDS = {
     "memory_bytes_per_s": ("mem",),
     "fp64_flops_per_s": ("gemm_fp64",),
 }
+_UNPRICED = "fp64_flops_per_s"  # with the others known, the market pays nothing for it
 
 
 class Market(Protocol):
@@ -72,6 +73,8 @@ class Appraiser:
 
     def worth(self, seen: Capability, device: Device) -> Worth:
         """Estimate one device, as it was measured."""
+        if bad := _tried_in_vain(seen, self._profile):
+            return _withheld(bad)
         sheet, sound = self._of_its_name(device)
         rates = {r.work_class: r.low_per_s for r in seen.rates}
         features = _features(rates, device, sheet)
@@ -85,12 +88,15 @@ class Appraiser:
         return own if most >= own.log_price else _lowered(own, most - own.log_price)
 
     def _of_its_name(self, device: Device) -> tuple[Features | None, Worth | None]:
-        """Return the sheet of a device's name, and what one that does what its name is published to do is worth."""
+        """Return the sheet of a device's name, and what one that does what its name promises is worth."""
         key = device.name, device.memory_bytes
         if key not in self._named:
             sheet = self._market.features_of(*key)
-            promised = None if sheet is None else _features(promised_rates(device.name), device, sheet)
-            sound = None if promised is None else self._estimated(promised, device)
+            sound = (
+                None
+                if sheet is None
+                else self._estimated(_features(measured_rates(*key), device, sheet) or sheet, device)
+            )
             self._named[key] = sheet, None if sound is None or sound.withheld else sound
         return self._named[key]
 
@@ -123,7 +129,7 @@ def _features(rates: Mapping[str, Measured], device: Device, sheet: Features | N
         return None
     if sheet is not None:
         return replace(sheet, **known, measured=frozenset(known))  # type: ignore[arg-type]
-    needed = set(_FIELDS) - {"fp64_flops_per_s"}
+    needed = set(_FIELDS) - {_UNPRICED}
     if needed - set(known) or device.memory_bytes is None:
         return None
     return Features(
@@ -134,9 +140,24 @@ def _features(rates: Mapping[str, Measured], device: Device, sheet: Features | N
     )
 
 
+def _tried_in_vain(seen: Capability, profile: Profile) -> str | None:
+    """Return why a device has no price that has results of what a price or a profile asks for, and none that counts.
+
+    The sheet of its name would stand in for it: whoever throttles or crashes would be priced as a sound one.
+    """
+    if not seen.uncounted:
+        return None
+    classes, tried = {r.work_class for r in seen.rates}, set(seen.uncounted)
+    groups = (names for field, names in _FIELDS.items() if field != _UNPRICED and classes.isdisjoint(names))
+    bad = [*(w for names in groups for w in names if w in tried), *(w for w in profile.fractions if w in tried)]
+    if not bad:
+        return None
+    return f"no result of {', '.join(dict.fromkeys(bad))} counts, though it was tried: the sheet of its name does not stand in for it"
+
+
 def _unmeasured(seen: Capability, sheet: Features | None) -> str:
     classes = {r.work_class for r in seen.rates}
-    lacking = [names[0] for field, names in _FIELDS.items() if field != "fp64_flops_per_s" and not classes & set(names)]
+    lacking = [names[0] for field, names in _FIELDS.items() if field != _UNPRICED and not classes & set(names)]
     if sheet is not None:
         return f"no rate that the market model knows was measured ({', '.join(lacking)}): a name alone is not priced"
     return f"the market model has no sheet of {seen.device_name!r}, and of its rates lack {', '.join(lacking) or 'the memory size'}"

@@ -32,7 +32,8 @@ from harness.market.offers.offer import SCALE_MOST, Offer, OfferTerms, make_offe
 from harness.market.offers.secp256k1 import Signer
 from harness.model import Device, Quote, Report
 from harness.scoring.evidence import load
-from harness.scoring.price import Basis, Deal, quoter
+from harness.scoring.price import quoter
+from harness.scoring.terms import Basis, Deal
 from harness.scoring.worth import Market
 
 __all__ = ["Document", "Issued", "Seller", "Shelved", "Shop", "Token", "UnknownQuoteError", "read_reports"]
