@@ -20,7 +20,7 @@ def node() -> None:
 @click.option(
     "--bind", metavar="IP", help="Address of this node; 127.0.0.1, which no other machine reaches, for a head."
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=6379, show_default=True, help="Port of the head.")
+@click.option("--port", default=6379, show_default=True, help="Port of the head.")
 @click.option("--token-file", metavar="FILE", help="The fleet's token; made by the head if missing.")
 def start(*, head: bool, address: str | None, bind: str | None, port: int, token_file: str | None) -> None:
     """Run a node in the foreground until Ctrl-C or SIGTERM.

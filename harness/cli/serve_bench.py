@@ -89,7 +89,13 @@ _recorded = click.IntRange(min=1, max=1 << 16)  # what an array of the report ca
 )
 @click.option("--api-key", metavar="FILE", help="File that holds the endpoint's key; or set HARNESS_API_KEY.")
 @click.option("--seed", metavar="HEX", help="What prompts and arrivals follow from; fresh by default.")
-@click.option("--out", default="results/serving", show_default=True, metavar="FOLDER", help="Where the record goes, apart from reports.")
+@click.option(
+    "--out",
+    default="results/serving",
+    show_default=True,
+    metavar="FOLDER",
+    help="Where the record goes, apart from reports.",
+)
 @json_option
 @click.pass_context
 def serve_bench(
