@@ -204,6 +204,11 @@ def test_a_step_is_a_pure_function_of_state_load_and_time() -> None:
     state = Congestion(multiplier=Decimal("1.2"), utilisation=Decimal("0.8"))
     assert stepped(state, Decimal("0.9"), 3600) == stepped(state, Decimal("0.9"), 3600)
     assert stepped(state, Decimal("0.9"), 3600, Gains(most_per_hour=Decimal(0))).multiplier == Decimal("1.2")
-    for utilisation, elapsed_s in ((Decimal("1.1"), 3600), (Decimal("-0.1"), 3600), (Decimal("0.5"), 0)):
+    for utilisation, elapsed_s in (
+        (Decimal("1.1"), 3600),
+        (Decimal("-0.1"), 3600),
+        (Decimal("0.5"), 0),
+        (Decimal("nan"), 3600),
+    ):
         with pytest.raises(MisuseError):
             stepped(state, utilisation, elapsed_s)

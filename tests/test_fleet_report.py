@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -443,3 +444,14 @@ def test_the_command_exports_and_reads_what_it_exported(tmp_path: Path) -> None:
         assert told[0].stdout == told[1].stdout != ""
     files[0].write_bytes(files[0].read_bytes().replace(b'"b"', b'"c"').replace(b"GPU-0000", b"GPU-0001"))
     assert isinstance(run("report", *files).exception, ForgeryError)
+
+
+def test_a_head_with_a_date_that_is_none_is_no_reports(tmp_path: Path) -> None:
+    """A file that another hand made: what is concluded from its dates must not crash."""
+    shipped = next((Path(__file__).parent.parent / "results").glob("2*.json"))
+    parquet.export(shipped, out=tmp_path / "fleet.parquet")
+    ((head, rows),) = parquet.pieces(tmp_path / "fleet.parquet")
+    assert parquet.report_of(head, rows, "there").outcomes
+    wrong = re.sub(rb'"sealed_at":"[^"]*"', b'"sealed_at":"yesterday"', head)
+    with pytest.raises(ForgeryError, match=r"sealed_at: 'yesterday' is no time"):
+        parquet.report_of(wrong, rows, "there")

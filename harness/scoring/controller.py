@@ -55,7 +55,7 @@ def stepped(state: Congestion, utilisation: Decimal, elapsed_s: int, gains: Gain
         MisuseError: one of them is out of range.
     """
     gains = gains or Gains()
-    if not 0 <= utilisation <= 1 or elapsed_s <= 0:
+    if not utilisation.is_finite() or not 0 <= utilisation <= 1 or elapsed_s <= 0:
         message = f"utilisation {utilisation} over {elapsed_s} s; it should be from 0 to 1, over more than 0 s"
         raise MisuseError(message)
     with precise():

@@ -28,6 +28,7 @@ import msgspec
 from harness import codec
 from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.model import Attempt, Job, Measurement, Outcome, Report
+from harness.proof.limits import head_faults
 from harness.scoring.brief import brief
 from harness.scoring.evidence import Source, load
 from harness.scoring.frame import value_of
@@ -129,6 +130,9 @@ def report_of(head: bytes, rows: Sequence[Row], where: str, *, for_price: bool =
         ForgeryError: its head is none, or a row does not give the outcome that it names.
     """
     report = _decoded(head, _HEAD)
+    for fault in head_faults(report):
+        what = f"{fault.path}: {fault.what}"
+        raise ForgeryError(what, where)
     for digest, outcome in rows:
         if hashlib.sha256(outcome).hexdigest() != digest:
             what = f"a row does not give the outcome that it names, {digest[:8]}"
