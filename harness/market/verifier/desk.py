@@ -203,6 +203,7 @@ class Desk:
             challenge=issued,
             session=Session(issued, at_s=epoch.opens_at_s),
             bound_s=bound_s,
+            opened_at_s=epoch.opens_at_s,
             ping_at_s=pings,
         )
 

@@ -21,7 +21,8 @@ _TEXT_MOST = 128
 class Terms:
     """What a verifier asks of everybody.
 
-    `slack` is by how much longer than its claim says a device may take. `ping_most_s` is the longest round trip of a ping, above the shortest.
+    `slack` is by how much longer than its claim says a device may take. `ping_most_s` is how late a ping may be fetched, and
+    how long its way there and back may take.
     """
 
     params: Params

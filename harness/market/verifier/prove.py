@@ -57,6 +57,7 @@ _VERDICT_S = 600.0
 _CLAIMED_FRACTION = 0.95  # of what was reached: one slow moment breaks no claim
 _AFTER_S, _EARLY_S = 0.05, 5.0
 _END_S = 5.0
+_AGAIN_S = 0.1  # from a ping that failed to the next try
 
 
 def notice(url: str) -> Notice:
@@ -365,7 +366,7 @@ class _pinged:  # noqa: N801 - used as a function
                     if nonce:
                         line.send(f"{path}/pongs", self._pong(uuid, nonce))
                 except FailureError:
-                    return  # what was not answered is the verifier's to judge
+                    self._progress.over.wait(_AGAIN_S)  # a ping that is not fetched is held against the device
 
     def _pong(self, uuid: str, nonce: str) -> Pong:
         step = len(self._progress.roots)

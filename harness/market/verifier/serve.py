@@ -123,7 +123,7 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
         valid_for_s: after an opening when answers end.
         slack: by how much longer than claimed a device may take.
         pings: to each device, during its work.
-        ping_most_s: a ping may take so long above the shortest.
+        ping_most_s: a ping may be fetched so late, and may take so long there and back.
         providers: public keys that may claim; none means anybody.
         key: file of the key to sign verdicts with; without one they are nobody's word.
         started: told the URL once somebody may connect.
