@@ -1,4 +1,6 @@
-"""The verifier's desk: epochs, claims, sessions and clocks, without a network. Every entry takes the time at which its message had arrived.
+"""The verifier's desk: epochs, claims, sessions and clocks, without a network.
+
+Every entry takes the time at which its message had arrived, whole; an answer, whose openings are long, that at which it began to.
 
 All devices that were claimed for an epoch are challenged at one moment, its opening; from then on each one's clock runs, whenever its prover
 comes to fetch the challenge. So a device behind two names, or counted twice by one, works twice in the time of once, and misses the bound that
@@ -10,16 +12,15 @@ Not promised: that a claim is high. Who claims little is held to little, and lit
 
 from __future__ import annotations
 
-import hashlib
-import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from harness.errors import MisuseError
 from harness.market.verifier import runs
-from harness.market.verifier.epochs import Epoch, Terms, flaws
+from harness.market.verifier.epochs import Epoch, Terms, begun, flaws
 from harness.market.verifier.messages import (
     Admission,
     Asked,
@@ -39,8 +40,7 @@ from harness.market.verifier.runs import Run
 from harness.model import Transcript, Verdict
 from harness.proof import bundle, challenge
 from harness.proof.signing import HEX32
-from harness.proof.task import operations, task_of
-from harness.proof.verifier import Session
+from harness.proof.task import task_of
 
 if TYPE_CHECKING:
     from harness.proof.signing import Key
@@ -50,7 +50,6 @@ __all__ = ["Desk", "GoneError", "Terms"]
 
 _EPOCHS_KEPT = 8
 _TEXT_MOST = 128
-_NONCE = b"harness.epoch/1 nonce"
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -169,43 +168,8 @@ class Desk:
     def _runs(self, epoch: Epoch) -> dict[str, dict[str, Run]]:
         """Start the runs of an epoch that has opened, all of them at its opening."""
         if not epoch.runs:
-            owners: dict[str, list[str]] = {}
-            for claim in epoch.claims.values():
-                for device in claim.devices:
-                    owners.setdefault(device.uuid, []).append(claim.provider)
-            beacon = self._beacon(epoch.number)
-            for session, claim in epoch.claims.items():
-                epoch.runs[session] = {
-                    device.uuid: self._run(epoch, claim, device.uuid, device.operations_per_s, beacon)
-                    for device in claim.devices
-                }
-                for uuid, run in epoch.runs[session].items():
-                    run.others = tuple(sorted(p for p in owners[uuid] if p != claim.provider))
+            epoch.runs = begun(epoch, self.terms, now=self._now(), beacon=self._beacon(epoch.number))
         return epoch.runs
-
-    def _run(self, epoch: Epoch, claim: Claim, uuid: str, rate: float | None, beacon: str | None) -> Run:
-        own = challenge.framed((_NONCE, bytes.fromhex(epoch.nonce), claim.provider.encode(), uuid.encode()))
-        issued = challenge.issue(
-            provider=claim.provider,
-            device_uuid=uuid,
-            epoch=epoch.number,
-            params=self.terms.params,
-            now=self._now(),
-            valid_for_s=self.terms.valid_for_s,
-            beacon=beacon,
-            nonce=hashlib.sha256(own).hexdigest(),
-        )
-        bound_s = operations(self._task) / rate * self.terms.slack if rate else None
-        during_s = bound_s / self.terms.slack if bound_s else float(self.terms.valid_for_s)
-        draw = random.SystemRandom()
-        pings = sorted(epoch.opens_at_s + draw.uniform(0.1, 0.9) * during_s for _ in range(self.terms.pings))
-        return Run(
-            challenge=issued,
-            session=Session(issued, at_s=epoch.opens_at_s),
-            bound_s=bound_s,
-            opened_at_s=epoch.opens_at_s,
-            ping_at_s=pings,
-        )
 
     def run_of(self, session: str, device_uuid: str) -> Run:
         """Return what one device is doing.
@@ -317,16 +281,41 @@ class Desk:
 
     def _timing(self, epoch: Epoch) -> bool:
         past_s = self._clock() - epoch.opens_at_s
-        if past_s < 0:
+        if not 0 <= past_s < self.terms.valid_for_s:  # a low claim is waited for no longer than its challenge is good
             return False
         return any(
             run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in self._runs_of(epoch)
         )
 
+    @contextmanager
+    def arriving(self, session: str, device_uuid: str, *, at_s: float) -> Iterator[None]:
+        """Call no device missing whose answer began to arrive in time, at a time: it waits for others, and then for its verdict.
+
+        Raises:
+            GoneError, MisuseError: as `run_of`.
+        """
+        run = self.run_of(session, device_uuid)
+        in_time = int(at_s - run.opened_at_s <= self.terms.valid_for_s)
+        run.arriving += in_time
+        try:
+            yield
+        finally:
+            run.arriving -= in_time
+
     def judge(
         self, session: str, device_uuid: str, transcript: Transcript, openings: Openings, *, at_s: float
     ) -> Judged:
-        """Judge a device's answer, which had arrived, whole, at a time. Whatever comes, that was the answer.
+        """Judge a device's answer, which began to arrive at a time. Whatever comes, that was the answer.
+
+        Raises:
+            GoneError, MisuseError: as `answered`.
+        """
+        return self.answered(session, device_uuid, transcript, openings, at_s=at_s)()
+
+    def answered(
+        self, session: str, device_uuid: str, transcript: Transcript, openings: Openings, *, at_s: float
+    ) -> Callable[[], Judged]:
+        """Take an answer as the only one of its device, and return what judges it: later, and in another thread, if need be.
 
         Raises:
             GoneError: there is no such session.
@@ -337,9 +326,13 @@ class Desk:
             msg = f"an answer comes after the commitment, and once: this device is {run.session.state!r}"
             raise MisuseError(msg)
         run.judging = True
-        found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
-        run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
-        return self._told(run, run.verdict)
+
+        def judge() -> Judged:
+            found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
+            run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
+            return self._told(run, run.verdict)
+
+        return judge
 
     def _told(self, run: Run, verdict: Verdict) -> Judged:
         """Sign a verdict, once for all who will ask; one that changes is signed again."""
@@ -376,7 +369,8 @@ class Desk:
         over = past_s > self.terms.valid_for_s
         verdicts = []
         for run in self._runs_of(epoch):
-            verdict = run.verdict or (runs.missing(run) if over or runs.missed(run, past_s) else None)
+            absent = not run.arriving and (over or runs.missed(run, past_s))
+            verdict = run.verdict or (runs.missing(run) if absent else None)
             if verdict:
                 verdicts.append(self._told(run, verdict))
         return Results(schema="harness.results/1", epoch=number, verdicts=tuple(verdicts))

@@ -51,7 +51,8 @@ class Run:
     steps: tuple[str, ...] | None = None
     committed_s: float | None = None
     reply: Asked | None = None  # to the newest commitment or scans: who lost it may ask again
-    judging: bool = False
+    arriving: int = 0  # answers that began to arrive in time and have no verdict yet
+    judging: bool = False  # one has arrived
     verdict: Verdict | None = None
     judged: Judged | None = None  # the newest that was told, with its signature
     others: tuple[str, ...] = ()  # who else claims this device

@@ -1,4 +1,6 @@
-"""The verifier as a server: `Desk` behind HTTP, with the clock read when the last byte of a message has arrived. The door to Starlette.
+"""The verifier as a server: `Desk` behind HTTP. The door to Starlette.
+
+The clock is read when the last byte of a message has arrived; of a transcript, when its head has.
 
     GET  /epoch                          the next opening
     POST /claims                         a provider with all its devices
@@ -53,7 +55,7 @@ _HOLD_S = 20.0  # the longest that a reply is held back; then the prover asks ag
 _POLL_S = 0.02
 _CALM_S = 30.0  # that a verdict waits for others to be done: who claims next to nothing could hold it up for long
 _UPLOADS_MOST = 4  # at a time; what is beyond waits
-_IN_MEMORY_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 64 << 10  # of each answer: as many as there are devices may wait for their verdict
 _HEAD_S = 10.0  # from a connection to its first request
 _IDLE_S = 150  # between two
 
@@ -219,18 +221,23 @@ class _Counter:
 
     async def transcripts(self, request: Request) -> object:
         session, device = request.path_params["session"], request.path_params["device"]
+        began_s = self._clock()  # by which it is late or not: what it then waits for is our doing
         most = self._desk.openings_bytes(session, device) + _TRANSCRIPT_MOST_BYTES
-        async with self._uploads:
-            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
+        with (
+            self._desk.arriving(session, device, at_s=began_s),
+            tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file,
+        ):
+            async with self._uploads:
                 async for piece in _body(request, most, _OPENINGS_S):
                     file.write(piece)
-                at_s = self._clock()
-                file.seek(0)
-                said, openings = files.open_file(file)
-                while self._desk.timing() and self._clock() - at_s < _CALM_S:  # noqa: ASYNC110 - time ends it
-                    await asyncio.sleep(_POLL_S)
-                async with self._judging:
-                    return await asyncio.to_thread(self._desk.judge, session, device, said, openings, at_s=at_s)
+            file.seek(0)
+            said, openings = await asyncio.to_thread(files.open_file, file)
+            judge = self._desk.answered(session, device, said, openings, at_s=began_s)
+            until_s = self._clock() + _CALM_S
+            while self._desk.timing() and self._clock() < until_s:  # noqa: ASYNC110 - time ends it
+                await asyncio.sleep(_POLL_S)
+            async with self._judging:
+                return await asyncio.to_thread(judge)
 
     async def _timed(self, request: Request, kind: type[T]) -> tuple[T, float]:
         """Return a message, and when its last byte had come."""
