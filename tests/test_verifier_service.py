@@ -230,7 +230,8 @@ def test_a_prover_that_hangs_up_is_missing_from_the_results_and_what_is_replayed
         ),
         ("/claims", {"Content-Length": "2"}, b"{}", 422),
         ("/claims", {"Content-Length": "9"}, b'{ "a": 1}', 422),
-        ("/sessions/x/commitments", {"Content-Length": "3"}, b"\xff\xfe\xfd", 422),
+        ("/claims", {"Content-Length": "3"}, b"\xff\xfe\xfd", 422),
+        ("/sessions/x/commitments", {"Content-Length": "3"}, b"\xff\xfe\xfd", 404),
         ("/nowhere", {"Content-Length": "0"}, b"", 404),
     ],
 )

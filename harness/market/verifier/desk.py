@@ -34,10 +34,10 @@ from harness.market.verifier.messages import (
     Results,
     Scans,
     Steps,
-    sign_verdict,
 )
+from harness.market.verifier.results import Teller
 from harness.market.verifier.runs import Run
-from harness.model import Transcript, Verdict
+from harness.model import Transcript
 from harness.proof import bundle, challenge
 from harness.proof.signing import HEX32
 from harness.proof.task import task_of
@@ -50,7 +50,6 @@ __all__ = ["Desk", "GoneError", "Terms"]
 
 _EPOCHS_KEPT = 8
 _TEXT_MOST = 128
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class GoneError(MisuseError):
@@ -86,11 +85,17 @@ class Desk:
             msg = f"terms out of range: slot_s above closes_s, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
             raise MisuseError(msg)
         self.terms = terms
-        self._clock, self._now, self._beacon, self._key = clock, now, beacon, key
+        self.teller = Teller(clock, now, terms.valid_for_s, key)
+        self._clock, self._now, self._beacon = clock, now, beacon
         self._began_s = clock()
         self._epochs: dict[int, Epoch] = {}
         self._home: dict[str, int] = {}  # session -> epoch
         self._round = self._next(0)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the work of a challenge has."""
+        return self._task.steps
 
     def _next(self, number: int) -> Epoch:
         """Return the epoch after the one of this number, which opens at a whole number of slots, and in time to be announced."""
@@ -135,6 +140,10 @@ class Desk:
         epoch.claims[session] = claim
         self._home[session] = epoch.number
         return Admission(session=session)
+
+    def require(self, session: str) -> None:
+        """Raise `GoneError` where there is no such session."""
+        self._epoch_of(session)
 
     def opens_in_s(self, session: str) -> float:
         """Return how long until a session's challenges may be fetched; 0 or less once they may.
@@ -283,8 +292,9 @@ class Desk:
         past_s = self._clock() - epoch.opens_at_s
         if not 0 <= past_s < self.terms.valid_for_s:  # a low claim is waited for no longer than its challenge is good
             return False
+        self._runs(epoch)
         return any(
-            run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in self._runs_of(epoch)
+            run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in epoch.all_runs()
         )
 
     @contextmanager
@@ -330,28 +340,12 @@ class Desk:
         def judge() -> Judged:
             found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
             run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
-            return self._told(run, run.verdict)
+            return self.teller.told(run, run.verdict)
 
         return judge
 
-    def _told(self, run: Run, verdict: Verdict) -> Judged:
-        """Sign a verdict, once for all who will ask; one that changes is signed again."""
-        known = run.judged
-        if known is not None and known.verdict == verdict:
-            return known
-        judged = Judged(
-            schema="harness.judged/1",
-            challenge=run.challenge,
-            verdict=verdict,
-            judged_at=self._now().astimezone(UTC).strftime(_TIME),
-            verifier=None,
-            signature=None,
-        )
-        run.judged = judged = sign_verdict(judged, self._key) if self._key else judged
-        return judged
-
-    def results(self, number: int) -> Results:
-        """Return what came of an epoch so far; a device that has not answered in time is refused.
+    def opened(self, number: int) -> Epoch:
+        """Return an epoch that has opened.
 
         Raises:
             GoneError: there was no such epoch, or it was long ago.
@@ -366,14 +360,13 @@ class Desk:
         if past_s < 0:
             msg = f"epoch {number} opens in {-past_s:.1f} s"
             raise MisuseError(msg)
-        over = past_s > self.terms.valid_for_s
-        verdicts = []
-        for run in self._runs_of(epoch):
-            absent = not run.arriving and (over or runs.missed(run, past_s))
-            verdict = run.verdict or (runs.missing(run) if absent else None)
-            if verdict:
-                verdicts.append(self._told(run, verdict))
-        return Results(schema="harness.results/1", epoch=number, verdicts=tuple(verdicts))
+        self._runs(epoch)
+        return epoch
 
-    def _runs_of(self, epoch: Epoch) -> list[Run]:
-        return [run for of_one in self._runs(epoch).values() for run in of_one.values()]
+    def results(self, number: int) -> Results:
+        """Return what came of an epoch so far; a device that has not answered in time is refused.
+
+        Raises:
+            GoneError, MisuseError: as `opened`.
+        """
+        return self.teller.results(self.opened(number))

@@ -20,6 +20,7 @@ __all__ = ["Epoch", "Terms", "begun", "flaws"]
 _DEVICES_MOST = 64
 _OF_AN_EPOCH_MOST = 4096  # devices
 _TEXT_MOST = 128
+_OTHERS_NAMED = 8
 _NONCE = b"harness.epoch/1 nonce"
 
 
@@ -50,11 +51,16 @@ class Epoch:
     opens_at_s: float
     claims: dict[str, Claim] = field(default_factory=dict)  # by session
     runs: dict[str, dict[str, Run]] = field(default_factory=dict)  # by session and device
+    told: tuple[int, bytes] | None = None  # its results once it is over, encoded, and how many had been judged by then
 
     @property
     def nonce_digest(self) -> str:
         """What is told of the nonce before the opening."""
         return hashlib.sha256(bytes.fromhex(self.nonce)).hexdigest()
+
+    def all_runs(self) -> list[Run]:
+        """What each device does."""
+        return [run for of_one in self.runs.values() for run in of_one.values()]
 
 
 def flaws(claim: Claim, epoch: Epoch, terms: Terms, *, at_s: float) -> Iterator[str]:
@@ -84,7 +90,7 @@ def flaws(claim: Claim, epoch: Epoch, terms: Terms, *, at_s: float) -> Iterator[
 def begun(epoch: Epoch, terms: Terms, *, now: datetime, beacon: str | None) -> dict[str, dict[str, Run]]:
     """Return the runs of all that was claimed for an epoch, by session and device; their clocks run from its opening."""
     owners: dict[str, list[str]] = {}
-    for claim in epoch.claims.values():
+    for claim in sorted(epoch.claims.values(), key=lambda claim: claim.provider):
         for device in claim.devices:
             owners.setdefault(device.uuid, []).append(claim.provider)
     found = {
@@ -93,7 +99,11 @@ def begun(epoch: Epoch, terms: Terms, *, now: datetime, beacon: str | None) -> d
     }
     for session, of_one in found.items():
         for uuid, run in of_one.items():
-            run.others = tuple(sorted(p for p in owners[uuid] if p != epoch.claims[session].provider))
+            first = owners[uuid][
+                : _OTHERS_NAMED + 1
+            ]  # thousands may name one device: not each of them in the verdict of each
+            run.others = tuple(p for p in first if p != epoch.claims[session].provider)[:_OTHERS_NAMED]
+            run.others_count = len(owners[uuid]) - 1
     return found
 
 

@@ -55,7 +55,8 @@ class Run:
     judging: bool = False  # one has arrived
     verdict: Verdict | None = None
     judged: Judged | None = None  # the newest that was told, with its signature
-    others: tuple[str, ...] = ()  # who else claims this device
+    others: tuple[str, ...] = ()  # who else claims this device: the first few
+    others_count: int = 0
 
 
 # --- pings ------------------------------------------------------------------------------------------------------------
@@ -150,6 +151,8 @@ def _with(found: Verdict, faults: tuple[Fault, ...], run: Run) -> Verdict:
 
 def _doubts(run: Run) -> Iterator[str]:
     yield from (f"whose device it is: {other} claims it, too" for other in run.others)
+    if run.others_count > len(run.others):
+        yield f"whose device it is: {run.others_count - len(run.others)} more claim it, too"
     if run.ping_at_s and not run.heard and run.committed_s is not None:
         yield "that the work was done where pings are answered: none was asked while it went on"
 
