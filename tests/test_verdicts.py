@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -15,7 +16,7 @@ from test_verifier_service import CPU, Clock, claimed, desk, key, opened
 from harness import codec
 from harness.cli import cli
 from harness.device.cpu import CpuDevice
-from harness.errors import ForgeryError, MisuseError
+from harness.errors import FailureError, ForgeryError, MisuseError
 from harness.market.verifier.desk import Desk
 from harness.market.verifier.line import Line
 from harness.market.verifier.messages import (
@@ -28,11 +29,12 @@ from harness.market.verifier.messages import (
     require_verdict_of,
     sign_verdict,
 )
-from harness.market.verifier.prove import Here, Place, prove
+from harness.market.verifier.prove import Apart, Here, Place, _apart, prove
+from harness.market.verifier.prove import prover as answer
 from harness.market.verifier.verdicts import keep, verdicts
 from harness.model import Challenge, Transcript
 from harness.proof import prover
-from harness.proof.signing import REPORT, Key
+from harness.proof.signing import REPORT, Key, keygen
 from harness.proof.transcript import DOMAIN as TRANSCRIPT
 from harness.proof.transcript import open_file
 
@@ -105,14 +107,9 @@ def test_a_late_answer_takes_the_place_of_none() -> None:
     require_verdict_of(late, SIGNER.public_hex)
 
 
-def test_every_prover_is_told_whose_verdict_to_take(monkeypatch: pytest.MonkeyPatch, judged: Judged) -> None:
+def over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let provers talk to a desk in this process, which opens its epoch at once."""
     at, clock = desk()
-    told: list[Place] = []
-
-    class Told:
-        def answer(self, place: Place) -> Judged:
-            told.append(place)
-            return judged
 
     def post(_: Line, path: str, record: Any, kind: type[Any]) -> Any:
         if path == "/claims":
@@ -123,8 +120,89 @@ def test_every_prover_is_told_whose_verdict_to_take(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Line, "get", lambda *_: at.notice())
     monkeypatch.setattr(Line, "post", post)
     monkeypatch.setattr("time.sleep", lambda _: None)
+
+
+def test_every_prover_is_told_whose_verdict_to_take(monkeypatch: pytest.MonkeyPatch, judged: Judged) -> None:
+    told: list[Place] = []
+
+    class Told:
+        def answer(self, place: Place) -> Judged:
+            told.append(place)
+            return judged
+
+    over(monkeypatch)
     assert prove("http://127.0.0.1:1", [(CPU.uuid, 1.0, Told())], key(), verifier="ab" * 32) == (judged,)
     assert [place.verifier for place in told] == ["ab" * 32]
+
+
+def test_what_came_is_kept_where_one_device_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, judged: Judged
+) -> None:
+    class Device:
+        def __init__(self, device: Any, _: str) -> None:
+            self.uuid = device.uuid
+
+        def calibrate(self, _: Any) -> float:
+            return 1.0
+
+        def close(self) -> None:
+            pass
+
+        def answer(self, _: Place) -> Judged:
+            if self.uuid == "b":
+                what = "is another's"
+                raise ForgeryError(what, "$.verifier")
+            if self.uuid == "c":
+                what = "the verifier is gone"
+                raise FailureError(what)
+            return judged
+
+    over(monkeypatch)
+    cards = [replace(CPU, uuid=uuid, kind="cuda") for uuid in "abcd"]
+    monkeypatch.setattr("harness.market.verifier.prove.Apart", Device)
+    monkeypatch.setattr("harness.cluster.session.devices", lambda: cards)
+    with pytest.raises(ForgeryError, match="is another's"):  # the first one
+        answer("http://127.0.0.1:1", out=tmp_path / "kept")
+    assert verdicts(tmp_path / "kept") == (judged, judged)
+
+
+def test_a_process_says_what_kind_of_error_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What goes through the pipe, with the other end in this process."""
+    keygen(tmp_path / "key")
+    heard: list[Any] = []
+
+    class Pipe:
+        asked = iter([("answer", None)] * 2)
+
+        def recv(self) -> Any:
+            try:
+                return next(self.asked)
+            except StopIteration as err:
+                raise EOFError from err
+
+        def send(self, what: Any) -> None:
+            heard.append(what)
+
+    errors: Iterator[Exception] = iter(
+        [ForgeryError("no verdict of its verifier", "$.signature"), FailureError("gone")]
+    )
+
+    def fail(*_: Any) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(Here, "answer", fail)
+    _apart(Pipe(), CPU, str(tmp_path / "key"))  # type: ignore[arg-type]
+    apart = Apart.__new__(Apart)
+    apart._line = type("Line", (), {"send": lambda *_: None, "recv": lambda _: heard.pop(0)})()
+    with pytest.raises(ForgeryError) as forged:
+        apart.answer(None)  # type: ignore[arg-type]
+    assert (forged.value.path, forged.value.what, forged.value.exit_code) == (
+        "$.signature",
+        "no verdict of its verifier",
+        4,
+    )
+    with pytest.raises(FailureError, match="FailureError: gone"):
+        apart.answer(None)  # type: ignore[arg-type]
 
 
 def test_every_verdict_of_an_epoch_is_signed_even_that_nothing_came() -> None:
@@ -213,8 +291,6 @@ def test_verdicts_are_kept_and_checked_by_others(judged: Judged, tmp_path: Path)
 
 
 def test_a_prover_looks_at_its_options_before_it_works(tmp_path: Path) -> None:
-    from harness.market.verifier.prove import prover as answer
-
     nowhere = "http://127.0.0.1:1"
     with pytest.raises(MisuseError, match="'ABCD' is not a public key"):
         answer(nowhere, verifier="ABCD")

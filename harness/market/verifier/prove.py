@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -166,9 +166,10 @@ class Apart:
         except (EOFError, OSError) as err:
             msg = f"the process of a device ended, with code {self._process.exitcode}"
             raise FailureError(msg) from err
-        if not done:
-            raise FailureError(result)
-        return result
+        if done:
+            return result
+        what, path = result
+        raise FailureError(what) if path is None else ForgeryError(what, path)
 
     def close(self) -> None:
         """End the process."""
@@ -190,8 +191,10 @@ def _apart(line: Connection, device: Device, key_path: str) -> None:
             try:
                 worker = worker or Here(_opened(device), load_key(key_path))
                 line.send((True, getattr(worker, name)(argument)))
+            except ForgeryError as err:
+                line.send((False, (err.what, err.path)))
             except Exception as err:  # noqa: BLE001 - whatever it was, the other process is to say so
-                line.send((False, f"{type(err).__name__}: {err}"))
+                line.send((False, (f"{type(err).__name__}: {err}", None)))
 
 
 def _opened(device: Device) -> Backend:
@@ -223,7 +226,7 @@ def prover(  # noqa: PLR0913 - it mirrors the command
         key: file of the key to sign with; by default the one named by HARNESS_KEY; without one, made for this time.
         claim: operations a second that each device is held to; by default a little less than it reaches when tried.
         verifier: public key that the verdicts must be signed with.
-        out: a new file to keep the verdicts in, for others to read with `harness verifier verdicts`.
+        out: a new file to keep the verdicts in, for others to read with `harness verifier verdicts`: all that came, even where a device failed.
         say: told what is going on, in a line.
 
     Raises:
@@ -253,10 +256,12 @@ def prover(  # noqa: PLR0913 - it mirrors the command
         for one, _, rate in reached:
             say(f"{one.selector} reached {rate:.3g} operations/s")
         claims = [(one.uuid, claim or _CLAIMED_FRACTION * rate, worker) for one, worker, rate in reached]
-        judged = prove(url, claims, signer, verifier=verifier, say=say)
-    if out is not None:
-        keep(judged, out)
-    return judged
+        came: list[Judged] = []
+        try:
+            return prove(url, claims, signer, verifier=verifier, say=say, took=came.append)
+        finally:
+            if out is not None and came:
+                keep(tuple(came), out)
 
 
 def _chosen(found: Sequence[Device], selector: str) -> list[Device]:
@@ -269,13 +274,14 @@ def _chosen(found: Sequence[Device], selector: str) -> list[Device]:
     return chosen
 
 
-def prove(
+def prove(  # noqa: PLR0913 - what `prover` is told, and who answers
     url: str,
     claims: Sequence[tuple[str, float | None, Worker]],
     key: Key,
     *,
     verifier: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    took: Callable[[Judged], None] = lambda _: None,
 ) -> tuple[Judged, ...]:
     """Answer for devices in a verifier's next epoch, all in one slot.
 
@@ -285,9 +291,10 @@ def prove(
         key: signs the claim.
         verifier: public key that the verdicts must be signed with.
         say: told what is going on, in a line.
+        took: told each verdict that came, once all devices are done, and before the error of one that failed is raised.
 
     Raises:
-        MisuseError, FailureError, ForgeryError: as `prover`.
+        MisuseError, FailureError, ForgeryError: as `prover`; the first one, where several devices failed.
     """
     with closing(Line(url)) as line:
         told = line.get("/epoch", Notice)
@@ -315,6 +322,10 @@ def prove(
             )
             for one in slot.challenges
         ]
+        wait(done)
+        for one in done:
+            if one.exception() is None:
+                took(one.result())
         return tuple(one.result() for one in done)
 
 
