@@ -39,11 +39,16 @@ from harness.market.verifier.messages import (
     Steps,
     Wait,
     pong_digest,
+    require_asked,
+    require_notice,
+    require_opened,
+    require_session,
     require_verdict_of,
     sign_claim,
 )
 from harness.market.verifier.verdicts import keep
 from harness.model import Challenge, Device
+from harness.proof.signing import HEX32
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -66,9 +71,10 @@ def notice(url: str) -> Notice:
     Raises:
         MisuseError: the URL is none of HTTP.
         FailureError: it cannot be reached, or refuses.
+        ForgeryError: its reply is no notice that could be acted on.
     """
     with closing(Line(url)) as line:
-        return line.get("/epoch", Notice)
+        return require_notice(line.get("/epoch", Notice))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +129,12 @@ class Here:
         progress = _Progress()
         with closing(Line(place.url)) as line, _pinged(place, progress, self._key):
             held = prover.commit(place.asked, self._backend, watch=progress.at if place.told.pings else None)
-            asked = line.post(f"{path}/commitments", Commitment(device_uuid=uuid, commitment=held.root), Asked)
+            said = Commitment(device_uuid=uuid, commitment=held.root)
+            asked = require_asked(line.post(f"{path}/commitments", said, Asked))
             if asked.scan_key is not None:
                 roots = held.scan(asked.scan_key)
-                asked = line.post(f"{path}/scans", Scans(device_uuid=uuid, scan_roots=roots), Asked)
+                scanned = Scans(device_uuid=uuid, scan_roots=roots)
+                asked = require_asked(line.post(f"{path}/scans", scanned, Asked))
             if place.told.pings:
                 line.send(f"{path}/steps", Steps(device_uuid=uuid, roots=tuple(progress.roots)))
             transcript, openings = held.transcript(asked.asked, self._key)
@@ -235,7 +243,7 @@ def prover(  # noqa: PLR0913 - it mirrors the command
         ForgeryError: it answers with something else than the protocol's records, or a verdict is not the verifier's.
     """
     from harness.cluster import session
-    from harness.proof.signing import HEX32, keygen, load_key
+    from harness.proof.signing import keygen, load_key
 
     if verifier is not None and not HEX32.fullmatch(verifier):
         msg = f"verifier {verifier!r} is not a public key: 64 lower-case hex digits"
@@ -297,10 +305,10 @@ def prove(  # noqa: PLR0913 - what `prover` is told, and who answers
         MisuseError, FailureError, ForgeryError: as `prover`; the first one, where several devices failed.
     """
     with closing(Line(url)) as line:
-        told = line.get("/epoch", Notice)
+        told = require_notice(line.get("/epoch", Notice))
         if not told.closes_in_s and told.opens_in_s < TIMEOUT_S:
             time.sleep(told.opens_in_s + _AFTER_S)
-            told = line.get("/epoch", Notice)
+            told = require_notice(line.get("/epoch", Notice))
         draft = Claim(
             schema="harness.claim/1",
             provider=key.public_hex,
@@ -309,7 +317,7 @@ def prove(  # noqa: PLR0913 - what `prover` is told, and who answers
             devices=tuple(DeviceClaim(uuid=uuid, operations_per_s=rate) for uuid, rate, _ in claims),
             signature=None,
         )
-        session = line.post("/claims", sign_claim(draft, key), Admission).session
+        session = require_session(line.post("/claims", sign_claim(draft, key), Admission))
         say(f"claimed {len(claims)} devices for epoch {told.epoch}, which opens in {told.opens_in_s:.1f} s")
         slot = _started(line, session, told, {uuid for uuid, _, _ in claims})
     say(f"epoch {told.epoch} is open")
@@ -332,12 +340,7 @@ def prove(  # noqa: PLR0913 - what `prover` is told, and who answers
 def _started(line: Line, session: str, told: Notice, uuids: set[str]) -> Opened:
     """Wait for the opening; a verifier holds a reply back for a while only, so one that is far off is slept for."""
     time.sleep(max(told.opens_in_s - _EARLY_S, 0.0))
-    slot = line.post(f"/sessions/{session}/start", b"", Opened)
-    asked = {one.device_uuid: one for one in slot.challenges}
-    if asked.keys() != uuids or any(one.params != told.params for one in asked.values()):
-        msg = "the verifier asks for other devices, or for another work, than was announced"
-        raise FailureError(msg)
-    return slot
+    return require_opened(line.post(f"/sessions/{session}/start", b"", Opened), told, uuids)
 
 
 class _Progress:
@@ -374,9 +377,9 @@ class _pinged:  # noqa: N801 - used as a function
                     nonce = codec.decode(data, Ping).nonce if data else ""
                     if nonce is None:
                         return
-                    if nonce:
+                    if HEX32.fullmatch(nonce):
                         line.send(f"{path}/pongs", self._pong(uuid, nonce))
-                except FailureError:
+                except (FailureError, ForgeryError):
                     self._progress.over.wait(_AGAIN_S)  # a ping that is not fetched is held against the device
 
     def _pong(self, uuid: str, nonce: str) -> Pong:
