@@ -342,6 +342,21 @@ def desk(*, signer: Key | None = None, **terms: Any) -> tuple[Desk, Clock]:
     return Desk(Terms(**wanted), clock=clock, key=signer), clock
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"valid_for_s": 0},
+        {"valid_for_s": 100_000},
+        {"valid_for_s": 10**15},
+        {"slot_s": 100_000.0},
+        {"params": {**PARAMS, "n": 17}},
+    ],
+)
+def test_a_desk_that_could_issue_no_challenge_does_not_begin(terms: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match=r"valid for 1 to 86400 s, not|slot_s above|n must be a multiple of 16"):
+        desk(**terms)
+
+
 def claimed(at: Desk, own: Key, *uuids: str, rate: float | None = WORK / 1.0, **changes: Any) -> str:
     """Claim devices, by default at a second for the work, and return the session."""
     notice = at.notice()

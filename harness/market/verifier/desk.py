@@ -22,6 +22,7 @@ from harness.errors import MisuseError
 from harness.market.verifier import runs
 from harness.market.verifier.epochs import Epoch, Terms, begun, flaws
 from harness.market.verifier.messages import (
+    AHEAD_MOST_S,
     Admission,
     Asked,
     Claim,
@@ -40,7 +41,6 @@ from harness.market.verifier.runs import Run
 from harness.model import Transcript
 from harness.proof import bundle, challenge
 from harness.proof.signing import HEX32
-from harness.proof.task import task_of
 
 if TYPE_CHECKING:
     from harness.proof.signing import Key
@@ -80,9 +80,22 @@ class Desk:
         Raises:
             MisuseError: the terms make no sense.
         """
-        self._task = task_of(terms.params)
-        if not (terms.slot_s > terms.closes_s >= 0 and terms.slack >= 1 and terms.pings >= 0 and terms.ping_most_s > 0):
-            msg = f"terms out of range: slot_s above closes_s, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
+        trial = challenge.issue(
+            provider="anybody",
+            device_uuid="any",
+            epoch=1,
+            params=terms.params,
+            now=now(),
+            valid_for_s=terms.valid_for_s,
+        )
+        self._task = challenge.task(trial)
+        if not (
+            AHEAD_MOST_S >= terms.slot_s > terms.closes_s >= 0
+            and terms.slack >= 1
+            and terms.pings >= 0
+            and terms.ping_most_s > 0
+        ):
+            msg = f"terms out of range: slot_s above closes_s and at most a day, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
             raise MisuseError(msg)
         self.terms = terms
         self.teller = Teller(clock, now, terms.valid_for_s, key)

@@ -20,6 +20,7 @@ from harness.proof.signing import HEX32, Key, is_signed_by
 from harness.proof.task import task_of
 
 __all__ = [
+    "AHEAD_MOST_S",
     "CLAIM",
     "JUDGED",
     "PONG",
@@ -48,7 +49,7 @@ __all__ = [
     "signed_claim",
 ]
 
-_AHEAD_MOST_S = 86_400.0  # of an epoch that a prover waits for
+AHEAD_MOST_S = 86_400.0  # of an epoch that a prover waits for
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 CLAIM, PONG, JUDGED = b"harness.claim/1\0", b"harness.pong/1\0", b"harness.judged/1\0"
@@ -239,8 +240,8 @@ def require_notice(notice: Notice) -> Notice:
     """
     for name in ("opens_in_s", "closes_in_s"):
         value = getattr(notice, name)
-        if not 0 <= value <= _AHEAD_MOST_S:
-            what = f"must be 0 to {_AHEAD_MOST_S:.0f} s, not {value!r}"
+        if not 0 <= value <= AHEAD_MOST_S:
+            what = f"must be 0 to {AHEAD_MOST_S:.0f} s, not {value!r}"
             raise ForgeryError(what, f"$.{name}")
     try:
         task_of(notice.params)
