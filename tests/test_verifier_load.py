@@ -36,12 +36,10 @@ class Upload:
     body: bytes
     gate: asyncio.Event
     headers: dict[str, str] = field(default_factory=dict)
-    read: bool = False
 
     async def stream(self) -> AsyncIterator[bytes]:
         await self.gate.wait()
         yield self.body
-        self.read = True
 
 
 @dataclass
@@ -103,9 +101,10 @@ def test_a_verdict_waits_while_others_are_timed_and_keeps_nobody_from_handing_in
 
     async def act(scene: Scene) -> None:
         scene.gate.set()
-        begun = scene.begin()
-        await asyncio.sleep(0.2)
-        assert all(one.read for one in scene.uploads)  # more than may be read at a time
+        begun, runs = scene.begin(), [scene.at.run_of(one.path_params["session"], CPU.uuid) for one in scene.uploads]
+        async with asyncio.timeout(20):
+            while not all(run.judging for run in runs):  # noqa: ASYNC110 - all are in: more than may be read at a time
+                await asyncio.sleep(0.001)
         assert not any(one.done() for one in begun)
         with pytest.raises(MisuseError, match="after the commitment, and once"):  # nor does one wait twice
             await scene.counter.transcripts(cast("Request", scene.uploads[0]))
