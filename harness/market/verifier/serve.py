@@ -14,7 +14,7 @@ The clock is read when the last byte of a message has arrived; of a transcript, 
     GET  /epochs/NUMBER                  what came of it
 
 Promised: no body is read beyond what its place may hold, or for longer than it may take; openings go to a file, so that memory is bounded;
-nothing heavy runs while a device is being timed.
+nothing is judged while a device is being timed, and what is long is decoded and told beside the loop that takes commitments.
 Not promised: secrecy. The name of a session is a password: over a network that others can listen to, put TLS in front.
 """
 
