@@ -77,11 +77,15 @@ class Checker:
     """What a verifier has: the claimed model, one layer of it at a time, and the prompt."""
 
     def __init__(self, spec: ModelSpec, weights: Weights, tokens: Host) -> None:
+        self.spec = spec
         self.weights, self.tokens, self.layer = weights, tokens, receipt.layer_from(spec, weights)
 
-    def __call__(self, made: Receipt, opening: Opening, challenge: bytes = CHALLENGE, **more: Any) -> Finding:
+    def __call__(
+        self, made: Receipt, opening: Opening, challenge: bytes = CHALLENGE, *, grade: str | None = None, **more: Any
+    ) -> Finding:
         embedded = self.weights["model.embed_tokens.weight"][self.tokens]
-        return recheck(made, opening, challenge, self.layer, embedded=embedded, **more)
+        wanted = receipt.wanted_of(self.spec, self.tokens.shape, model=self.spec.name, grade=grade or made.grade)
+        return recheck(made, opening, challenge, self.layer, wanted=wanted, embedded=embedded, **more)
 
 
 ARCHITECTURES = [n for n in SPECS if n.startswith("tiny-")]
@@ -178,8 +182,15 @@ def test_another_prompt_is_told_by_the_first_layer() -> None:
     finding = Checker(WIDE, weights, prompt(WIDE))(recorder.receipt(), recorder.open(0))
     assert not finding.accepted
     assert "not that of the prompt" in finding.reason
+    wanted = receipt.wanted_of(WIDE, (2, TOKENS), model=WIDE.name, grade="f32")
     with pytest.raises(MisuseError, match="`embedded` is needed"):
-        recheck(recorder.receipt(), recorder.open(0), CHALLENGE, Checker(WIDE, weights, prompt(WIDE)).layer)
+        recheck(
+            recorder.receipt(),
+            recorder.open(0),
+            CHALLENGE,
+            Checker(WIDE, weights, prompt(WIDE)).layer,
+            wanted=wanted,
+        )
 
 
 def test_other_weights_are_told() -> None:
@@ -236,6 +247,57 @@ def test_a_receipt_of_another_challenge_is_refused(honest: Honest) -> None:
     told, recorder, check = honest
     with pytest.raises(ForgeryError, match="another challenge"):
         check(told, recorder.open(1), b"something else")
+
+
+def test_a_run_that_stopped_early_has_a_good_receipt_of_less_and_is_refused() -> None:
+    tokens, weights = prompt(WIDE), made(WIDE)
+    recorder, model = Recorder(CHALLENGE, model=WIDE.name, grade="f32"), Model(WIDE, weights)
+
+    def first(layer: int, name: str, states: Host) -> None:
+        if layer == 0:
+            recorder(layer, name, states)
+
+    model.forward(tokens, model.cache(*tokens.shape), logits="none", watch=first)
+    told, check = recorder.receipt(), Checker(WIDE, weights, tokens)
+    assert drawn_layers(told, SECRET, told.layers) == (0,)
+    with pytest.raises(ForgeryError, match=r"\$\.layers: it is of 1, where 3 was wanted"):
+        check(told, recorder.open(0))
+
+
+def test_a_receipt_is_of_what_was_wanted(honest: Honest) -> None:
+    told, recorder, check = honest
+    fewer = Checker(WIDE, check.weights, check.tokens[:1])
+    shorter = Checker(WIDE, check.weights, check.tokens[:, 1:])
+    narrower = Checker(replace(WIDE, hidden=2 * WIDE.hidden), check.weights, check.tokens)
+    another = Checker(replace(WIDE, name="another"), check.weights, check.tokens)
+    for other, name in ((fewer, "rows"), (shorter, "tokens"), (narrower, "hidden"), (another, "model")):
+        with pytest.raises(ForgeryError, match=rf"\$\.{name}: it is of"):
+            other(told, recorder.open(1))
+    with pytest.raises(ForgeryError, match=r"\$\.grade: it is of 'f32', where 'fp16' was wanted"):
+        check(told, recorder.open(1), grade="fp16")
+    with pytest.raises(MisuseError, match="no grade 'f64'"):
+        check(told, recorder.open(1), grade="f64")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda told: (),
+        lambda told: (*told.final, told.final[0]),
+        lambda told: tuple(replace(f, projections=f.projections[:63]) for f in told.final),
+        lambda told: tuple(replace(f, top=tuple((i, 0.0) for i in range(told.hidden))) for f in told.final),
+        lambda told: tuple(replace(f, top=f.top[:1] * receipt.TOP) for f in told.final),
+        lambda told: tuple(replace(f, top=(*f.top[1:], (told.hidden, 0.0))) for f in told.final),
+    ],
+)
+def test_fingerprints_that_are_none_are_refused(honest: Honest, bad: Callable[[Receipt], Any]) -> None:
+    told, recorder, check = honest
+    false, last = replace(told, final=bad(told)), recorder.open(told.layers - 1)
+    assert told.hidden > receipt.TOP
+    with pytest.raises(ForgeryError, match=r"\$\.final"):
+        receipt.compare_final(false, CHALLENGE, last.leaving[:, -1])
+    with pytest.raises(ForgeryError, match=r"\$\.final"):
+        check(false, last)
 
 
 @pytest.mark.parametrize("side", ["entering", "leaving"])
@@ -393,10 +455,13 @@ def test_a_receipt_of_weights_from_a_seed_is_checked_by_making_one_layer(cpu: Ba
     recorder = Recorder(CHALLENGE, model=chosen.text, grade="f32")
     model.forward(tokens, model.cache(1, TOKENS), logits="none", watch=recorder)
     told = recorder.receipt()
+    wanted = receipt.wanted_of(chosen.spec, (1, TOKENS), model=chosen.text, grade="f32")
     (drawn,) = drawn_layers(told, b"3", 1)
     assert 0 <= drawn < chosen.spec.layers
     for seed, accepted in ((7, True), (8, False)):
         weights = Watched(chosen.spec, seed, cpu, bits=8)
-        finding = recheck(told, recorder.open(drawn), CHALLENGE, receipt.layer_from(chosen.spec, weights))
+        finding = recheck(
+            told, recorder.open(drawn), CHALLENGE, receipt.layer_from(chosen.spec, weights), wanted=wanted
+        )
         assert finding.accepted is accepted
     assert {n.split(".")[2] for n in asked} == {str(drawn)}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile import peak_bytes
 from proofs import CPU, NOW, answered, commit, faults, issued
 
 from harness import codec
@@ -186,6 +187,28 @@ def test_states_that_do_not_fit_are_not_begun() -> None:
     asked = issued()
     with pytest.raises(FailureError, match=r"2 steps of n = 16 need 0\.0 GB"):
         prover.commit(asked, Full(CPU.device))
+
+
+def test_a_small_file_with_many_scans_costs_little_memory() -> None:
+    """Before its first opening is judged, which is garbage: as many scans of as large matrices as may be asked for, and no more."""
+    with pytest.raises(MisuseError, match="scans times n must be at most 16777216, not 129 times 131056"):
+        issued(n=N_MOST, steps=1, openings=1, scans=129, scan_openings=1)
+    asked = issued(n=N_MOST, steps=1, openings=1, scans=128, scan_openings=1)
+    task, seed, roots = task_of(asked.params), challenge.seed(asked), ("ab" * 32,) * 129
+    cells, scanned = bundle.cells(task, seed, roots, None), bundle.scan_cells(task, seed, roots, None)
+    openings = bytes(sum(bundle.sizes(task, cells, scanned)))
+    assert len(openings) < 1e6
+    said = replace(
+        answered(commit(issued()))[0],
+        challenge=asked,
+        commitment=roots[0],
+        scan_roots=roots[1:],
+        asked=None,
+        openings_digest=hashlib.sha256(openings).hexdigest(),
+    )
+    found: list[str] = []
+    assert peak_bytes(lambda: found.extend(f.what for f in faults_of(said, io.BytesIO(openings)))) < 30e6
+    assert "of the first state is not the seed's" in found[0]
 
 
 def test_as_many_roots_come_as_scans_were_asked_for() -> None:

@@ -27,7 +27,7 @@ from harness import codec
 from harness.cli import cli
 from harness.errors import ForgeryError, HarnessError, MisuseError
 from harness.model import Challenge, Transcript, Verdict
-from harness.proof import by_file, challenge, verifier
+from harness.proof import by_file, challenge, transcript, verifier
 from harness.proof.challenge import Ledger
 from harness.proof.projection import Projection
 from harness.proof.signing import keygen, load_key
@@ -380,6 +380,36 @@ def test_challenge_prove_and_check_by_file(tmp_path: Path, monkeypatch: pytest.M
     bad = run(cli, ["check", files["transcript"]])
     assert bad.exit_code == ForgeryError.exit_code
     assert "REFUSED" in bad.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--asked", "zz"], "'zz' is not a verifier's nonce"),
+        (["--asked", "AB" * 32], "is not a verifier's nonce: 64 lower-case hex digits"),
+        (["--asked", "abcd"], "is not a verifier's nonce"),
+        (["--out", "/nowhere/at/all"], "cannot write the transcript '/nowhere/at/all'"),
+    ],
+)
+def test_options_are_looked_at_before_any_work_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: str
+) -> None:
+    from harness.cluster import replay
+
+    def used(_: str) -> None:
+        pytest.fail("the device was used")
+
+    monkeypatch.setattr(replay, "_device", used)
+    asked, kept = str(tmp_path / "challenge"), tmp_path / "kept"
+    by_file.challenge(device="CPU-test", out=asked, n=16, steps=2)
+    kept.write_bytes(b"an answer of yesterday")
+    failed = CliRunner().invoke(cli, ["prove", asked, "--out", str(kept), *options]).exception
+    assert isinstance(failed, MisuseError)  # exit code 2
+    assert words in str(failed)
+    transcript.require_writable(kept)
+    transcript.require_writable(tmp_path / "new")
+    assert kept.read_bytes() == b"an answer of yesterday"
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_stale_challenge_is_not_answered(tmp_path: Path) -> None:

@@ -30,18 +30,15 @@ from harness.market.verifier.desk import Desk, GoneError
 from harness.market.verifier.epochs import Terms
 from harness.market.verifier.line import Line
 from harness.market.verifier.messages import (
-    PONG,
     Admission,
     Claim,
     Commitment,
     DeviceClaim,
     Notice,
     Opened,
-    Pong,
     Results,
     Scans,
     Steps,
-    pong_digest,
     require_verdict_of,
     sign_claim,
 )
@@ -233,7 +230,8 @@ def test_a_prover_that_hangs_up_is_missing_from_the_results_and_what_is_replayed
         ),
         ("/claims", {"Content-Length": "2"}, b"{}", 422),
         ("/claims", {"Content-Length": "9"}, b'{ "a": 1}', 422),
-        ("/sessions/x/commitments", {"Content-Length": "3"}, b"\xff\xfe\xfd", 422),
+        ("/claims", {"Content-Length": "3"}, b"\xff\xfe\xfd", 422),
+        ("/sessions/x/commitments", {"Content-Length": "3"}, b"\xff\xfe\xfd", 404),
         ("/nowhere", {"Content-Length": "0"}, b"", 404),
     ],
 )
@@ -342,6 +340,21 @@ def desk(*, signer: Key | None = None, **terms: Any) -> tuple[Desk, Clock]:
     clock = Clock()
     wanted: dict[str, Any] = {"params": PARAMS, "slot_s": 10.0, "valid_for_s": 60, "slack": 1.25} | terms
     return Desk(Terms(**wanted), clock=clock, key=signer), clock
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"valid_for_s": 0},
+        {"valid_for_s": 100_000},
+        {"valid_for_s": 10**15},
+        {"slot_s": 100_000.0},
+        {"params": {**PARAMS, "n": 17}},
+    ],
+)
+def test_a_desk_that_could_issue_no_challenge_does_not_begin(terms: dict[str, Any]) -> None:
+    with pytest.raises(MisuseError, match=r"valid for 1 to 86400 s, not|slot_s above|n must be a multiple of 16"):
+        desk(**terms)
 
 
 def claimed(at: Desk, own: Key, *uuids: str, rate: float | None = WORK / 1.0, **changes: Any) -> str:
@@ -501,60 +514,6 @@ def test_old_epochs_are_forgotten_with_their_sessions() -> None:
     with pytest.raises(GoneError, match="no epoch 1"):
         at.results(1)
     assert at.results(5).verdicts == ()
-
-
-# Pings
-
-
-def pinged(
-    took_s: float, *, lie: str | None = None, steps: bool = True, answered: bool = True, last: int = 3
-) -> Verdict:
-    """Ping a device twice, the second time so slowly, and let it finish."""
-    at, clock = desk(pings=2, ping_most_s=0.2, slack=50.0)
-    own = key()
-    session = claimed(at, own, CPU.uuid)
-    challenge = opened(at, clock, session)
-    roots: list[str] = []
-    held = prover.commit(challenge, CpuDevice(CPU), watch=lambda _, root: roots.append(root))
-    for at_step, delay_s in ((0, 0.01), (last, took_s)):
-        due_s = at.next_ping_s(session, CPU.uuid)
-        assert due_s is not None
-        clock.at_s += due_s
-        nonce = at.ping(session, CPU.uuid).nonce
-        assert nonce is not None
-        root = (lie or roots[at_step - 1]) if at_step else None
-        signature = own.sign(pong_digest(CPU.uuid, nonce, at_step, root), domain=PONG)
-        clock.at_s += delay_s
-        if answered or not at_step:
-            pong = Pong(device_uuid=CPU.uuid, nonce=nonce, step=at_step, root=root, signature=signature)
-            at.pong(session, pong, at_s=clock())
-            with pytest.raises(MisuseError, match="no ping that is under way"):
-                at.pong(session, pong, at_s=clock())
-    assert at.next_ping_s(session, CPU.uuid) is None
-    asked = at.commit(session, Commitment(device_uuid=CPU.uuid, commitment=held.root), at_s=clock())
-    if steps:
-        at.take_steps(session, Steps(device_uuid=CPU.uuid, roots=tuple(roots)))
-    transcript, openings = held.transcript(asked.asked, own)
-    return at.judge(session, CPU.uuid, transcript, BytesIO(openings), at_s=clock()).verdict
-
-
-def test_pongs_are_held_to_the_commitment_and_the_clock() -> None:
-    assert pinged(0.15).accepted
-    assert "above the shortest" in pinged(0.35).faults[0].what  # a helper far away adds its round trip
-    assert "above the shortest" in pinged(0.01, answered=False).faults[0].what
-    assert "signed another root of step 3" in pinged(0.01, lie="ab" * 32).faults[0].what
-    assert "do not lead to the commitment" in pinged(0.01, steps=False).faults[0].what
-
-
-def test_a_strangers_pong_is_not_counted() -> None:
-    at, clock = desk(pings=1)
-    session = claimed(at, key(), CPU.uuid)
-    opened(at, clock, session)
-    clock.at_s += at.next_ping_s(session, CPU.uuid) or 0.0
-    nonce = at.ping(session, CPU.uuid).nonce or ""
-    forged = key().sign(pong_digest(CPU.uuid, nonce, 0, None), domain=PONG)
-    with pytest.raises(MisuseError, match="not signed"):
-        at.pong(session, Pong(device_uuid=CPU.uuid, nonce=nonce, step=0, root=None, signature=forged), at_s=clock())
 
 
 def test_scans_have_a_clock_of_their_own() -> None:

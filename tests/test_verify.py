@@ -361,6 +361,13 @@ def test_a_signer_that_is_no_key_is_misuse(signer: str) -> None:
 
 
 @pytest.fixture(scope="module")
+def other_key(tmp_path_factory: pytest.TempPathFactory) -> Key:
+    path = tmp_path_factory.mktemp("keys") / "other.pem"
+    keygen(path)
+    return load_key(path)
+
+
+@pytest.fixture(scope="module")
 def chain(key: Key) -> tuple[Report, ...]:
     first = honest(key)
     second = honest(key, previous=first.seal.digest)
@@ -402,6 +409,30 @@ def test_a_file_that_is_no_report_hides_no_gap(tmp_path: Path, chain: Sequence[R
 def test_reports_of_two_nodes_are_two_chains(tmp_path: Path, chain: Sequence[Report]) -> None:
     other = honest(node="other")
     assert all(v.accepted for v in judged(tmp_path, chain[0], other, chain[1]))
+
+
+def test_two_owners_who_call_their_nodes_the_same_have_two_chains(
+    tmp_path: Path, chain: Sequence[Report], other_key: Key
+) -> None:
+    mine, theirs = chain[0], honest(other_key)
+    assert mine.node.name == theirs.node.name
+    next_of_theirs = honest(other_key, previous=theirs.seal.digest)
+    assert all(v.accepted for v in judged(tmp_path, mine, theirs, honest(), chain[1], next_of_theirs))
+    borrowed = replace(theirs, seal=replace(theirs.seal, public_key=mine.seal.public_key))  # of whom it is not
+    assert [v.accepted for v in judged(tmp_path, mine, borrowed, chain[1])] == [True, False, True]
+
+
+def test_nodes_of_a_fleet_signed_with_one_key_are_a_chain_each(
+    tmp_path: Path, chain: Sequence[Report], key: Key
+) -> None:
+    assert all(v.accepted for v in judged(tmp_path, chain[0], honest(key, node="other"), chain[1]))
+
+
+def test_a_report_left_out_shows_behind_a_new_name(tmp_path: Path, chain: Sequence[Report], key: Key) -> None:
+    renamed = honest(key, node="new name", previous=chain[1].seal.digest)
+    before, after = judged(tmp_path, chain[0], renamed)
+    assert f"it follows {chain[1].seal.digest[:8]}, which is not given" in after.not_proven[-1]
+    assert not any("left out" in doubt for doubt in (*before.not_proven, *judged(tmp_path, *chain)[2].not_proven))
 
 
 # --- contents: a seal does not make them true ---------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def verifier() -> None:
 @click.option("--slack", default=1.25, show_default=True, help="By how much longer than claimed a device may take.")
 @click.option("--pings", default=0, show_default=True, help="To each device during its work.")
 @click.option(
-    "--ping-most", "ping_most_s", default=0.5, show_default=True, help="Seconds a ping may take above the shortest."
+    "--ping-most", "ping_most_s", default=0.5, show_default=True, help="Seconds a ping may take, there and back."
 )
 @click.option(
     "--provider",

@@ -25,7 +25,7 @@ from harness.proof import log as logs
 from harness.proof import prover
 from harness.proof import transcript as transcripts
 from harness.proof.by_file import read_challenge
-from harness.proof.signing import Key, load_key
+from harness.proof.signing import HEX32, Key, load_key
 from harness.proof.verify import judge_report
 
 if TYPE_CHECKING:
@@ -48,11 +48,15 @@ def prove(
         asked: the nonce with which the verifier chooses the rows to open, 64 hex digits, if they gave one.
 
     Raises:
-        MisuseError: the challenge is stale or out of range, or this machine has no such device.
+        MisuseError: the challenge is stale or out of range, this machine has no such device, `asked` is no nonce, or `out` cannot be written.
         ForgeryError: the file holds no challenge.
         FailureError: the device has too little memory.
     """
+    if asked is not None and not HEX32.fullmatch(asked):
+        msg = f"asked {asked[:80]!r} is not a verifier's nonce: 64 lower-case hex digits"
+        raise MisuseError(msg)
     signer = _key(key)
+    transcripts.require_writable(Path(out))
     found = read_challenge(challenge, now=datetime.now(UTC))
     held = prover.commit(found, _device(found.device_uuid))
     made, openings = held.transcript(asked, signer)

@@ -4,7 +4,8 @@
     model.forward(tokens, cache, logits="none", watch=recorder)
     receipt = recorder.receipt()                              # handed over; now the checker draws
     opening = recorder.open(drawn_layers(receipt, secret, 1)[0])
-    finding = recheck(receipt, opening, challenge, layer_from(spec, weights))
+    wanted = wanted_of(spec, tokens.shape, model="smollm2-135m:fp32, synthetic:bytesum/1:7", grade="f32")   # the checker's own
+    finding = recheck(receipt, opening, challenge, layer_from(spec, weights), wanted=wanted)
 
 While it runs, `Recorder` is the model's `watch`. It keeps each layer's input and output and, once the run is over, commits to them: a
 Merkle tree over SHA-256 of the rounded hidden states of each layer, row and 32 tokens, with a fingerprint of the final state. Which
@@ -12,6 +13,7 @@ layers are opened is drawn from the root and from something the prover did not k
 recomputes each from its input alone, and compares.
 
 Held to
+    - What the checker asked to be run: a receipt of fewer layers, rows or tokens, of another width, model or grade is refused.
     - States that are opened are those that were committed to: leaves name layer, row, place, shape and challenge.
     - A layer that was skipped, or computed from other weights or in less precision than was claimed, differs from its recomputation by more
       than its grade of precision allows. What is compared is what the layer added to its input: a residual stream would hide it.
@@ -32,7 +34,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +52,7 @@ __all__ = [
     "Opening",
     "Receipt",
     "Recorder",
+    "Wanted",
     "compare_final",
     "drawn_layers",
     "fingerprint",
@@ -57,6 +60,7 @@ __all__ = [
     "layer_from",
     "recheck",
     "relative_l2",
+    "wanted_of",
 ]
 
 Host = np.ndarray[Any, Any]
@@ -100,6 +104,18 @@ class Receipt:
     def chunks(self) -> int:
         """Pieces that a row is committed to in."""
         return -(-self.tokens // CHUNK_TOKENS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the checker asked to be run. A receipt's own numbers are the prover's word: who stopped after one layer has a good receipt of one."""
+
+    model: str
+    grade: str
+    layers: int
+    rows: int
+    tokens: int
+    hidden: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,9 +164,7 @@ class Recorder:
             grade: of arithmetic, one of `GRADES`.
             to_host: copies an array of the device to the host.
         """
-        if grade not in GRADES:
-            msg = f"no grade {grade!r} of arithmetic; there are {', '.join(GRADES)}"
-            raise MisuseError(msg)
+        _require_grade(grade)
         self._challenge, self._model, self._grade, self._to_host = challenge, model, grade, to_host
         self._told: dict[tuple[int, str], list[Host]] = {}
         self._states: tuple[Host, ...] | None = None
@@ -246,14 +260,36 @@ def _signs(challenge: bytes, hidden: int) -> Host:
     return 1.0 - 2.0 * bits.reshape(PROJECTIONS, hidden)
 
 
+def wanted_of(spec: ModelSpec, shape: tuple[int, int], *, model: str, grade: str) -> Wanted:
+    """Return what a receipt must be of, for a prompt of shape (rows, tokens).
+
+    Raises:
+        MisuseError: there is no such grade.
+    """
+    _require_grade(grade)
+    rows, tokens = shape
+    return Wanted(model=model, grade=grade, layers=spec.layers, rows=rows, tokens=tokens, hidden=spec.hidden)
+
+
+def _require_grade(grade: str) -> None:
+    if grade not in GRADES:
+        msg = f"no grade {grade!r} of arithmetic; there are {', '.join(GRADES)}"
+        raise MisuseError(msg)
+
+
 def compare_final(receipt: Receipt, challenge: bytes, states: Host) -> tuple[float, int]:
     """Hold the final states of a second run of the whole model, shape (rows, hidden), against a receipt's fingerprints.
 
     Returns:
         The largest relative L2 distance of any row, estimated from the projections (its error is about 9 %), and the fewest of the
         largest magnitudes that a row has in common with its fingerprint.
+
+    Raises:
+        ForgeryError: it answers another challenge, or its fingerprints are none: not one a row, of 64 projections and 128 places.
+        MisuseError: the states have another shape.
     """
     _same_challenge(receipt, challenge)
+    _whole_final(receipt)
     if states.shape != (receipt.rows, receipt.hidden):
         msg = f"states of shape {states.shape}; the receipt is of {(receipt.rows, receipt.hidden)}"
         raise MisuseError(msg)
@@ -285,6 +321,7 @@ def recheck(  # noqa: PLR0913 - a receipt, what was opened of it, and how to rec
     challenge: bytes,
     layer: Callable[[int, Host], Host],
     *,
+    wanted: Wanted,
     embedded: Host | None = None,
     forgiven_fraction: float = 0.0,
 ) -> Finding:
@@ -296,15 +333,17 @@ def recheck(  # noqa: PLR0913 - a receipt, what was opened of it, and how to rec
         challenge: what was asked.
         layer: recomputes a layer on its own: takes its index and its input, float32 of shape (rows, tokens, hidden), which begins with the
             first token, and returns its output. Its weights are those that were claimed, in the format that was claimed.
+        wanted: what was to be run, by the checker's own knowledge: `wanted_of`.
         embedded: the true input of layer 0, shape (rows, tokens, hidden); needed where layer 0 is opened.
         forgiven_fraction: of the tokens, the worst, that are left out. A mixture of experts needs a tenth: where two experts are nearly
             level, rounding decides, and an honest token takes another way. It also is the part of the tokens a cheat may then touch.
 
     Raises:
-        ForgeryError: the opening does not belong to the receipt, or the receipt not to the challenge.
+        ForgeryError: the opening does not belong to the receipt, or the receipt not to the challenge, or to what was wanted.
         MisuseError: layer 0 was opened and `embedded` is missing.
     """
     _same_challenge(receipt, challenge)
+    _same_run(receipt, wanted)
     _committed(receipt, opening, challenge)
     if opening.layer == receipt.layers - 1:
         _same_final(receipt, opening, challenge)
@@ -370,6 +409,29 @@ def _same_challenge(receipt: Receipt, challenge: bytes) -> None:
         raise ForgeryError(what, "$.challenge_sha256")
 
 
+def _same_run(receipt: Receipt, wanted: Wanted) -> None:
+    """Refuse a receipt of less, or of something else, than was wanted."""
+    for name in (one.name for one in fields(Wanted)):
+        told, right = getattr(receipt, name), getattr(wanted, name)
+        if told != right:
+            what = f"it is of {told!r}, where {right!r} was wanted"
+            raise ForgeryError(what, f"$.{name}")
+
+
+def _whole_final(receipt: Receipt) -> None:
+    """Refuse fingerprints that are none: who names every place has each of the largest among them."""
+    if len(receipt.final) != receipt.rows:
+        what = f"{len(receipt.final)} fingerprints for {receipt.rows} rows"
+        raise ForgeryError(what, "$.final")
+    count = min(TOP, receipt.hidden)
+    for row, told in enumerate(receipt.final):
+        places = {place for place, _ in told.top}
+        right = len(told.projections) == PROJECTIONS and len(told.top) == len(places) == count
+        if not right or not all(0 <= place < receipt.hidden for place in places):
+            what = f"a fingerprint has {PROJECTIONS} projections and {count} different places of {receipt.hidden}"
+            raise ForgeryError(what, f"$.final[{row}]")
+
+
 def _committed(receipt: Receipt, opening: Opening, challenge: bytes) -> None:
     """Refuse an opening that does not lead to the root."""
     shape = (receipt.rows, receipt.tokens, receipt.hidden)
@@ -397,13 +459,10 @@ def _committed(receipt: Receipt, opening: Opening, challenge: bytes) -> None:
 
 def _same_final(receipt: Receipt, opening: Opening, challenge: bytes) -> None:
     """Refuse fingerprints that are not those of the last layer's output, beyond what another order of additions makes."""
-    if len(receipt.final) != receipt.rows:
-        what = f"{len(receipt.final)} fingerprints for {receipt.rows} rows"
-        raise ForgeryError(what, "$.final")
+    _whole_final(receipt)
     for row, (told, state) in enumerate(zip(receipt.final, opening.leaving, strict=True)):
         true = fingerprint(challenge, state[-1])
-        whole = len(told.projections) == PROJECTIONS
-        off = relative_l2(np.array(told.projections), np.array(true.projections)) if whole else math.inf
+        off = relative_l2(np.array(told.projections), np.array(true.projections))
         if off > _SAME_FINAL or told.top != true.top:
             what = "it is not the fingerprint of the final state that was committed to"
             raise ForgeryError(what, f"$.final[{row}]")

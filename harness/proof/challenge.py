@@ -56,9 +56,7 @@ def issue(  # noqa: PLR0913 - what a challenge is made of
     Raises:
         MisuseError: an argument is out of range.
     """
-    if not 0 < valid_for_s <= _LIFETIME_MOST_S:
-        msg = f"it must be valid for 1 to {_LIFETIME_MOST_S:.0f} s, not {valid_for_s}"
-        raise MisuseError(msg)
+    _require_lifetime(valid_for_s)
     until = now + timedelta(seconds=valid_for_s)
     made = Challenge(
         schema="harness.challenge/2",
@@ -95,10 +93,14 @@ def task(challenge: Challenge) -> Task:
     if challenge.epoch < 0:
         msg = f"epoch must be 0 or more, not {challenge.epoch}"
         raise MisuseError(msg)
-    if not 0 < lifetime_s(challenge) <= _LIFETIME_MOST_S:
-        msg = f"it must be valid for 1 to {_LIFETIME_MOST_S:.0f} s, not {lifetime_s(challenge):.0f}"
-        raise MisuseError(msg)
+    _require_lifetime(lifetime_s(challenge))
     return task_of(challenge.params)
+
+
+def _require_lifetime(seconds: float) -> None:
+    if not 0 < seconds <= _LIFETIME_MOST_S:
+        msg = f"it must be valid for 1 to {_LIFETIME_MOST_S:.0f} s, not {seconds:.0f}"
+        raise MisuseError(msg)
 
 
 def lifetime_s(challenge: Challenge) -> float:

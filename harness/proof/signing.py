@@ -26,6 +26,10 @@ __all__ = ["HEX32", "REPORT", "Key", "is_signed_by", "keygen", "load_key"]
 
 HEX32 = re.compile(r"[0-9a-f]{64}")
 _HEX64 = re.compile(r"[0-9a-f]{128}")
+# Ed25519 keys of small order sign anything: their y, whichever sign of x is named, and any spelling of it, as y and y + p are one number.
+_P = 2**255 - 19
+_OF_ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _OF_ORDER_8, _P - _OF_ORDER_8})
 REPORT = b"harness.report/2\0"  # the domain of a report's signature: no signature of one kind of document passes for another's
 
 
@@ -93,8 +97,14 @@ def load_key(path: str | Path) -> Key:
 
 
 def is_signed_by(public_hex: str, digest: str, signature_hex: str, *, domain: bytes = REPORT) -> bool:
-    """Tell whether this key signed this digest, for this kind of document. Lower-case hex only: a second spelling is a changed byte."""
+    """Tell whether this key signed this digest, for this kind of document.
+
+    Lower-case hex only: a second spelling is a changed byte. No key of small order: one signature of such a key fits nearly anything.
+    """
     if not (HEX32.fullmatch(public_hex) and HEX32.fullmatch(digest) and _HEX64.fullmatch(signature_hex)):
+        return False
+    y = int.from_bytes(bytes.fromhex(public_hex), "little") & (2**255 - 1)
+    if y % _P in _SMALL_ORDER_Y:
         return False
     try:
         public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex))

@@ -29,6 +29,9 @@ _LIMITS = {
 _OPENED_MOST_BYTES = 1 << 30
 _SPREAD = 32.0  # codes to a standard deviation of a sum, to within the nearest power of two
 _ENDS_BITS = 0.1
+_KEYS_MOST_BYTES = (
+    1 << 24
+)  # of all scans together, n bytes each: whoever checks them holds them, before anything in the file is judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,9 @@ def task_of(params: Params) -> Task:
         raise MisuseError(msg)
     if bool(task.scans) != bool(task.scan_openings):
         msg = f"scans and scan_openings are both 0 or neither, not {task.scans} and {task.scan_openings}"
+        raise MisuseError(msg)
+    if task.scans * task.n > _KEYS_MOST_BYTES:
+        msg = f"scans times n must be at most {_KEYS_MOST_BYTES}, not {task.scans} times {task.n}"
         raise MisuseError(msg)
     if opened_most_bytes(task) > _OPENED_MOST_BYTES:
         msg = f"the openings would take {opened_most_bytes(task)} bytes, more than {_OPENED_MOST_BYTES}"

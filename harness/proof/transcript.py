@@ -14,7 +14,7 @@ from harness.errors import ForgeryError, MisuseError
 from harness.model import Transcript
 from harness.proof.signing import Key, is_signed_by
 
-__all__ = ["DOMAIN", "Openings", "is_signed", "open_file", "signed", "write"]
+__all__ = ["DOMAIN", "Openings", "is_signed", "open_file", "require_writable", "signed", "write"]
 
 DOMAIN = b"harness.transcript/2\0"
 _LINE_MOST_BYTES = 1 << 18  # a thousand scans take 70 kB
@@ -43,6 +43,23 @@ class _Rest:
 
     def read(self, size: int, /) -> bytes:
         return self._file.read(size)
+
+
+def require_writable(path: Path) -> None:
+    """See that a file can be written, before work is done for it; leaves what is there as it is.
+
+    Raises:
+        MisuseError: it cannot.
+    """
+    there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as err:
+        msg = f"cannot write the transcript {str(path)!r}: {err.strerror}"
+        raise MisuseError(msg) from err
+    if not there:
+        path.unlink()
 
 
 def write(path: Path, transcript: Transcript, openings: bytes) -> None:

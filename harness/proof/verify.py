@@ -30,6 +30,8 @@ _SHORTEST_S, _LONGEST_S = 1e-15, 1e9  # nobody measures beyond these, and arithm
 def verify(*files: str | Path, signer: str | None = None) -> tuple[Verdict, ...]:
     """Judge report files; several of one node also as a chain, in the order given.
 
+    A node is who signed, and by what name: two owners may call theirs the same, and a fleet signs for all its nodes with one key.
+
     Args:
         files: the reports.
         signer: a public key in hex that must have signed each of them.
@@ -44,7 +46,9 @@ def verify(*files: str | Path, signer: str | None = None) -> tuple[Verdict, ...]
         msg = f"signer {signer!r} is not a public key: 64 lower-case hex digits, as `harness keygen` prints"
         raise MisuseError(msg)
     verdicts: list[Verdict] = []
-    newest: dict[str, tuple[str, str | None]] = {}  # node -> file and digest of its report before this one
+    newest: dict[
+        tuple[str, str], tuple[str, str | None]
+    ] = {}  # signer and node -> file and digest of its report before this one
     for file in files:
         try:
             log = logs.beside(Path(file))
@@ -52,9 +56,14 @@ def verify(*files: str | Path, signer: str | None = None) -> tuple[Verdict, ...]
         except ForgeryError as err:
             verdicts.append(_refused(str(file), Fault(path=err.path, what=err.what)))
             continue
-        broken = _chain_faults(report, newest.get(report.node.name))
-        newest[report.node.name] = (str(file), report.seal.digest)
-        verdicts.append(judge_report(report, str(file), signer=signer, more=broken, log=log))
+        node = (_signer(report) or "unsigned", report.node.name)
+        before = newest.get(node)
+        newest[node] = (str(file), report.seal.digest)
+        found = judge_report(report, str(file), signer=signer, more=_chain_faults(report, before), log=log)
+        if before is None and report.previous and len(files) > 1:
+            gap = f"that none was left out: it follows {_short(report.previous)}, which is not given before it by this signer and name"
+            found = replace(found, not_proven=(*found.not_proven, gap))
+        verdicts.append(found)
     return tuple(verdicts)
 
 
@@ -68,7 +77,7 @@ def judge_report(
     faults += broken
     missing = len(report.plan) - len(report.outcomes) - logged
     unchanged = head_digest(report) == report.seal.digest
-    signed_by = report.seal.public_key if unchanged and _is_signed(report) else None
+    signed_by = _signer(report) if unchanged else None
     proven = [
         "no byte was changed since it was sealed",
         f"signed by {signed_by}" if signed_by else None,
@@ -141,6 +150,11 @@ def _seal_faults(report: Report) -> Iterator[Fault]:
             yield Fault(path="$.seal.algorithm", what="says unsigned, but there is a key or a signature")
     elif not _is_signed(report):
         yield Fault(path="$.seal.signature", what=f"does not fit the digest and the public key {seal.public_key}")
+
+
+def _signer(report: Report) -> str | None:
+    """Return the key that a report is signed with: only one whose signature fits is anybody's."""
+    return report.seal.public_key if _is_signed(report) else None
 
 
 def _is_signed(report: Report) -> bool:

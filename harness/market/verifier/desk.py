@@ -1,4 +1,6 @@
-"""The verifier's desk: epochs, claims, sessions and clocks, without a network. Every entry takes the time at which its message had arrived.
+"""The verifier's desk: epochs, claims, sessions and clocks, without a network.
+
+Every entry takes the time at which its message had arrived, whole; an answer, whose openings are long, that at which it began to.
 
 All devices that were claimed for an epoch are challenged at one moment, its opening; from then on each one's clock runs, whenever its prover
 comes to fetch the challenge. So a device behind two names, or counted twice by one, works twice in the time of once, and misses the bound that
@@ -10,17 +12,17 @@ Not promised: that a claim is high. Who claims little is held to little, and lit
 
 from __future__ import annotations
 
-import hashlib
-import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from harness.errors import MisuseError
 from harness.market.verifier import runs
-from harness.market.verifier.epochs import Epoch, Terms, flaws
+from harness.market.verifier.epochs import Epoch, Terms, begun, flaws
 from harness.market.verifier.messages import (
+    AHEAD_MOST_S,
     Admission,
     Asked,
     Claim,
@@ -33,14 +35,12 @@ from harness.market.verifier.messages import (
     Results,
     Scans,
     Steps,
-    sign_verdict,
 )
+from harness.market.verifier.results import Teller
 from harness.market.verifier.runs import Run
-from harness.model import Transcript, Verdict
+from harness.model import Transcript
 from harness.proof import bundle, challenge
 from harness.proof.signing import HEX32
-from harness.proof.task import operations, task_of
-from harness.proof.verifier import Session
 
 if TYPE_CHECKING:
     from harness.proof.signing import Key
@@ -50,8 +50,6 @@ __all__ = ["Desk", "GoneError", "Terms"]
 
 _EPOCHS_KEPT = 8
 _TEXT_MOST = 128
-_NONCE = b"harness.epoch/1 nonce"
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class GoneError(MisuseError):
@@ -82,16 +80,35 @@ class Desk:
         Raises:
             MisuseError: the terms make no sense.
         """
-        self._task = task_of(terms.params)
-        if not (terms.slot_s > terms.closes_s >= 0 and terms.slack >= 1 and terms.pings >= 0 and terms.ping_most_s > 0):
-            msg = f"terms out of range: slot_s above closes_s, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
+        trial = challenge.issue(
+            provider="anybody",
+            device_uuid="any",
+            epoch=1,
+            params=terms.params,
+            now=now(),
+            valid_for_s=terms.valid_for_s,
+        )
+        self._task = challenge.task(trial)
+        if not (
+            AHEAD_MOST_S >= terms.slot_s > terms.closes_s >= 0
+            and terms.slack >= 1
+            and terms.pings >= 0
+            and terms.ping_most_s > 0
+        ):
+            msg = f"terms out of range: slot_s above closes_s and at most a day, slack 1 or more, pings 0 or more, ping_most_s above 0; not {terms}"
             raise MisuseError(msg)
         self.terms = terms
-        self._clock, self._now, self._beacon, self._key = clock, now, beacon, key
+        self.teller = Teller(clock, now, terms.valid_for_s, key)
+        self._clock, self._now, self._beacon = clock, now, beacon
         self._began_s = clock()
         self._epochs: dict[int, Epoch] = {}
         self._home: dict[str, int] = {}  # session -> epoch
         self._round = self._next(0)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the work of a challenge has."""
+        return self._task.steps
 
     def _next(self, number: int) -> Epoch:
         """Return the epoch after the one of this number, which opens at a whole number of slots, and in time to be announced."""
@@ -137,6 +154,10 @@ class Desk:
         self._home[session] = epoch.number
         return Admission(session=session)
 
+    def require(self, session: str) -> None:
+        """Raise `GoneError` where there is no such session."""
+        self._epoch_of(session)
+
     def opens_in_s(self, session: str) -> float:
         """Return how long until a session's challenges may be fetched; 0 or less once they may.
 
@@ -169,42 +190,8 @@ class Desk:
     def _runs(self, epoch: Epoch) -> dict[str, dict[str, Run]]:
         """Start the runs of an epoch that has opened, all of them at its opening."""
         if not epoch.runs:
-            owners: dict[str, list[str]] = {}
-            for claim in epoch.claims.values():
-                for device in claim.devices:
-                    owners.setdefault(device.uuid, []).append(claim.provider)
-            beacon = self._beacon(epoch.number)
-            for session, claim in epoch.claims.items():
-                epoch.runs[session] = {
-                    device.uuid: self._run(epoch, claim, device.uuid, device.operations_per_s, beacon)
-                    for device in claim.devices
-                }
-                for uuid, run in epoch.runs[session].items():
-                    run.others = tuple(sorted(p for p in owners[uuid] if p != claim.provider))
+            epoch.runs = begun(epoch, self.terms, now=self._now(), beacon=self._beacon(epoch.number))
         return epoch.runs
-
-    def _run(self, epoch: Epoch, claim: Claim, uuid: str, rate: float | None, beacon: str | None) -> Run:
-        own = challenge.framed((_NONCE, bytes.fromhex(epoch.nonce), claim.provider.encode(), uuid.encode()))
-        issued = challenge.issue(
-            provider=claim.provider,
-            device_uuid=uuid,
-            epoch=epoch.number,
-            params=self.terms.params,
-            now=self._now(),
-            valid_for_s=self.terms.valid_for_s,
-            beacon=beacon,
-            nonce=hashlib.sha256(own).hexdigest(),
-        )
-        bound_s = operations(self._task) / rate * self.terms.slack if rate else None
-        during_s = bound_s / self.terms.slack if bound_s else float(self.terms.valid_for_s)
-        draw = random.SystemRandom()
-        pings = sorted(epoch.opens_at_s + draw.uniform(0.1, 0.9) * during_s for _ in range(self.terms.pings))
-        return Run(
-            challenge=issued,
-            session=Session(issued, at_s=epoch.opens_at_s),
-            bound_s=bound_s,
-            ping_at_s=pings,
-        )
 
     def run_of(self, session: str, device_uuid: str) -> Run:
         """Return what one device is doing.
@@ -316,16 +303,42 @@ class Desk:
 
     def _timing(self, epoch: Epoch) -> bool:
         past_s = self._clock() - epoch.opens_at_s
-        if past_s < 0:
+        if not 0 <= past_s < self.terms.valid_for_s:  # a low claim is waited for no longer than its challenge is good
             return False
+        self._runs(epoch)
         return any(
-            run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in self._runs_of(epoch)
+            run.committed_s is None and run.bound_s is not None and past_s < run.bound_s for run in epoch.all_runs()
         )
+
+    @contextmanager
+    def arriving(self, session: str, device_uuid: str, *, at_s: float) -> Iterator[None]:
+        """Call no device missing whose answer began to arrive in time, at a time: it waits for others, and then for its verdict.
+
+        Raises:
+            GoneError, MisuseError: as `run_of`.
+        """
+        run = self.run_of(session, device_uuid)
+        in_time = int(at_s - run.opened_at_s <= self.terms.valid_for_s)
+        run.arriving += in_time
+        try:
+            yield
+        finally:
+            run.arriving -= in_time
 
     def judge(
         self, session: str, device_uuid: str, transcript: Transcript, openings: Openings, *, at_s: float
     ) -> Judged:
-        """Judge a device's answer, which had arrived, whole, at a time. Whatever comes, that was the answer.
+        """Judge a device's answer, which began to arrive at a time. Whatever comes, that was the answer.
+
+        Raises:
+            GoneError, MisuseError: as `answered`.
+        """
+        return self.answered(session, device_uuid, transcript, openings, at_s=at_s)()
+
+    def answered(
+        self, session: str, device_uuid: str, transcript: Transcript, openings: Openings, *, at_s: float
+    ) -> Callable[[], Judged]:
+        """Take an answer as the only one of its device, and return what judges it: later, and in another thread, if need be.
 
         Raises:
             GoneError: there is no such session.
@@ -336,28 +349,16 @@ class Desk:
             msg = f"an answer comes after the commitment, and once: this device is {run.session.state!r}"
             raise MisuseError(msg)
         run.judging = True
-        found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
-        run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
-        return self._told(run, run.verdict)
 
-    def _told(self, run: Run, verdict: Verdict) -> Judged:
-        """Sign a verdict, once for all who will ask; one that changes is signed again."""
-        known = run.judged
-        if known is not None and known.verdict == verdict:
-            return known
-        judged = Judged(
-            schema="harness.judged/1",
-            challenge=run.challenge,
-            verdict=verdict,
-            judged_at=self._now().astimezone(UTC).strftime(_TIME),
-            verifier=None,
-            signature=None,
-        )
-        run.judged = judged = sign_verdict(judged, self._key) if self._key else judged
-        return judged
+        def judge() -> Judged:
+            found = run.session.judge(transcript, openings, at_s=at_s, subject=runs.subject(run))
+            run.verdict = runs.held_against(run, found, ping_most_s=self.terms.ping_most_s)
+            return self.teller.told(run, run.verdict)
 
-    def results(self, number: int) -> Results:
-        """Return what came of an epoch so far; a device that has not answered in time is refused.
+        return judge
+
+    def opened(self, number: int) -> Epoch:
+        """Return an epoch that has opened.
 
         Raises:
             GoneError: there was no such epoch, or it was long ago.
@@ -372,13 +373,13 @@ class Desk:
         if past_s < 0:
             msg = f"epoch {number} opens in {-past_s:.1f} s"
             raise MisuseError(msg)
-        over = past_s > self.terms.valid_for_s
-        verdicts = []
-        for run in self._runs_of(epoch):
-            verdict = run.verdict or (runs.missing(run) if over or runs.missed(run, past_s) else None)
-            if verdict:
-                verdicts.append(self._told(run, verdict))
-        return Results(schema="harness.results/1", epoch=number, verdicts=tuple(verdicts))
+        self._runs(epoch)
+        return epoch
 
-    def _runs_of(self, epoch: Epoch) -> list[Run]:
-        return [run for of_one in self._runs(epoch).values() for run in of_one.values()]
+    def results(self, number: int) -> Results:
+        """Return what came of an epoch so far; a device that has not answered in time is refused.
+
+        Raises:
+            GoneError, MisuseError: as `opened`.
+        """
+        return self.teller.results(self.opened(number))

@@ -14,7 +14,7 @@ __all__ = ["TIMEOUT_S", "Line"]
 T = TypeVar("T")
 
 TIMEOUT_S = 30.0  # above the verifier's longest pause
-_REPLY_MOST_BYTES = 4 << 20
+_REPLY_MOST_BYTES = 32 << 20  # above the results of a full epoch
 _SAID_BYTES = 300
 _OK, _EMPTY = 200, 204
 

@@ -7,16 +7,20 @@ The order of an epoch: the prover reads the `Notice`, sends a signed `Claim`, an
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness import codec
-from harness.errors import ForgeryError
+from harness.errors import ForgeryError, MisuseError
 from harness.model import Challenge, Params, Verdict
 from harness.proof.challenge import framed
-from harness.proof.signing import Key, is_signed_by
+from harness.proof.challenge import task as checked
+from harness.proof.signing import HEX32, Key, is_signed_by
+from harness.proof.task import task_of
 
 __all__ = [
+    "AHEAD_MOST_S",
     "CLAIM",
     "JUDGED",
     "PONG",
@@ -35,11 +39,18 @@ __all__ = [
     "Steps",
     "Wait",
     "pong_digest",
+    "require_asked",
+    "require_notice",
+    "require_opened",
+    "require_session",
     "require_verdict_of",
     "sign_claim",
     "sign_verdict",
     "signed_claim",
 ]
+
+AHEAD_MOST_S = 86_400.0  # of an epoch that a prover waits for
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 CLAIM, PONG, JUDGED = b"harness.claim/1\0", b"harness.pong/1\0", b"harness.judged/1\0"
 
@@ -219,6 +230,63 @@ def require_verdict_of(judged: Judged, verifier: str | None) -> None:
     if not signed:
         what = f"does not fit the verdict and the key {judged.verifier}"
         raise ForgeryError(what, "$.signature")
+
+
+def require_notice(notice: Notice) -> Notice:
+    """Return a notice, or refuse one that nobody can act on.
+
+    Raises:
+        ForgeryError: a time is negative or more than a day, or the work is none.
+    """
+    for name in ("opens_in_s", "closes_in_s"):
+        value = getattr(notice, name)
+        if not 0 <= value <= AHEAD_MOST_S:
+            what = f"must be 0 to {AHEAD_MOST_S:.0f} s, not {value!r}"
+            raise ForgeryError(what, f"$.{name}")
+    try:
+        task_of(notice.params)
+    except MisuseError as err:
+        raise ForgeryError(str(err), "$.params") from err
+    return notice
+
+
+def require_session(admission: Admission) -> str:
+    """Return the name of a session, or refuse one that cannot stand in a path: `ForgeryError`."""
+    if not _SESSION.fullmatch(admission.session):
+        what = f"must be 1 to 128 letters, digits, - and _, not {admission.session[:128]!r}"
+        raise ForgeryError(what, "$.session")
+    return admission.session
+
+
+def require_opened(opened: Opened, notice: Notice, uuids: set[str]) -> Opened:
+    """Return the challenges of a slot, or refuse such as are none, or others than were announced and claimed for.
+
+    Raises:
+        ForgeryError: says which.
+    """
+    asked = {one.device_uuid: one for one in opened.challenges}
+    if len(asked) < len(opened.challenges) or asked.keys() != uuids:
+        what = "the verifier asks for other devices than were claimed"
+        raise ForgeryError(what, "$.challenges")
+    if any(one.params != notice.params for one in opened.challenges):
+        what = "the verifier asks for another work than was announced"
+        raise ForgeryError(what, "$.challenges")
+    for at, one in enumerate(opened.challenges):
+        try:
+            checked(one)
+        except MisuseError as err:
+            raise ForgeryError(str(err), f"$.challenges[{at}]") from err
+    return opened
+
+
+def require_asked(asked: Asked) -> Asked:
+    """Return what is wanted next, or refuse a key or a nonce that is none: `ForgeryError`."""
+    for name in ("scan_key", "asked"):
+        value = getattr(asked, name)
+        if value is not None and not HEX32.fullmatch(value):
+            what = f"must be 64 lower-case hex digits, not {value[:80]!r}"
+            raise ForgeryError(what, f"$.{name}")
+    return asked
 
 
 def pong_digest(device_uuid: str, nonce: str, step: int, root: str | None) -> str:

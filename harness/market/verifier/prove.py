@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,11 +39,16 @@ from harness.market.verifier.messages import (
     Steps,
     Wait,
     pong_digest,
+    require_asked,
+    require_notice,
+    require_opened,
+    require_session,
     require_verdict_of,
     sign_claim,
 )
 from harness.market.verifier.verdicts import keep
 from harness.model import Challenge, Device
+from harness.proof.signing import HEX32
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -57,6 +62,7 @@ _VERDICT_S = 600.0
 _CLAIMED_FRACTION = 0.95  # of what was reached: one slow moment breaks no claim
 _AFTER_S, _EARLY_S = 0.05, 5.0
 _END_S = 5.0
+_AGAIN_S = 0.1  # from a ping that failed to the next try
 
 
 def notice(url: str) -> Notice:
@@ -65,9 +71,10 @@ def notice(url: str) -> Notice:
     Raises:
         MisuseError: the URL is none of HTTP.
         FailureError: it cannot be reached, or refuses.
+        ForgeryError: its reply is no notice that could be acted on.
     """
     with closing(Line(url)) as line:
-        return line.get("/epoch", Notice)
+        return require_notice(line.get("/epoch", Notice))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +129,12 @@ class Here:
         progress = _Progress()
         with closing(Line(place.url)) as line, _pinged(place, progress, self._key):
             held = prover.commit(place.asked, self._backend, watch=progress.at if place.told.pings else None)
-            asked = line.post(f"{path}/commitments", Commitment(device_uuid=uuid, commitment=held.root), Asked)
+            said = Commitment(device_uuid=uuid, commitment=held.root)
+            asked = require_asked(line.post(f"{path}/commitments", said, Asked))
             if asked.scan_key is not None:
                 roots = held.scan(asked.scan_key)
-                asked = line.post(f"{path}/scans", Scans(device_uuid=uuid, scan_roots=roots), Asked)
+                scanned = Scans(device_uuid=uuid, scan_roots=roots)
+                asked = require_asked(line.post(f"{path}/scans", scanned, Asked))
             if place.told.pings:
                 line.send(f"{path}/steps", Steps(device_uuid=uuid, roots=tuple(progress.roots)))
             transcript, openings = held.transcript(asked.asked, self._key)
@@ -165,9 +174,10 @@ class Apart:
         except (EOFError, OSError) as err:
             msg = f"the process of a device ended, with code {self._process.exitcode}"
             raise FailureError(msg) from err
-        if not done:
-            raise FailureError(result)
-        return result
+        if done:
+            return result
+        what, path = result
+        raise FailureError(what) if path is None else ForgeryError(what, path)
 
     def close(self) -> None:
         """End the process."""
@@ -189,8 +199,10 @@ def _apart(line: Connection, device: Device, key_path: str) -> None:
             try:
                 worker = worker or Here(_opened(device), load_key(key_path))
                 line.send((True, getattr(worker, name)(argument)))
+            except ForgeryError as err:
+                line.send((False, (err.what, err.path)))
             except Exception as err:  # noqa: BLE001 - whatever it was, the other process is to say so
-                line.send((False, f"{type(err).__name__}: {err}"))
+                line.send((False, (f"{type(err).__name__}: {err}", None)))
 
 
 def _opened(device: Device) -> Backend:
@@ -222,7 +234,7 @@ def prover(  # noqa: PLR0913 - it mirrors the command
         key: file of the key to sign with; by default the one named by HARNESS_KEY; without one, made for this time.
         claim: operations a second that each device is held to; by default a little less than it reaches when tried.
         verifier: public key that the verdicts must be signed with.
-        out: a new file to keep the verdicts in, for others to read with `harness verifier verdicts`.
+        out: a new file to keep the verdicts in, for others to read with `harness verifier verdicts`: all that came, even where a device failed.
         say: told what is going on, in a line.
 
     Raises:
@@ -231,7 +243,7 @@ def prover(  # noqa: PLR0913 - it mirrors the command
         ForgeryError: it answers with something else than the protocol's records, or a verdict is not the verifier's.
     """
     from harness.cluster import session
-    from harness.proof.signing import HEX32, keygen, load_key
+    from harness.proof.signing import keygen, load_key
 
     if verifier is not None and not HEX32.fullmatch(verifier):
         msg = f"verifier {verifier!r} is not a public key: 64 lower-case hex digits"
@@ -252,10 +264,12 @@ def prover(  # noqa: PLR0913 - it mirrors the command
         for one, _, rate in reached:
             say(f"{one.selector} reached {rate:.3g} operations/s")
         claims = [(one.uuid, claim or _CLAIMED_FRACTION * rate, worker) for one, worker, rate in reached]
-        judged = prove(url, claims, signer, verifier=verifier, say=say)
-    if out is not None:
-        keep(judged, out)
-    return judged
+        came: list[Judged] = []
+        try:
+            return prove(url, claims, signer, verifier=verifier, say=say, took=came.append)
+        finally:
+            if out is not None and came:
+                keep(tuple(came), out)
 
 
 def _chosen(found: Sequence[Device], selector: str) -> list[Device]:
@@ -268,13 +282,14 @@ def _chosen(found: Sequence[Device], selector: str) -> list[Device]:
     return chosen
 
 
-def prove(
+def prove(  # noqa: PLR0913 - what `prover` is told, and who answers
     url: str,
     claims: Sequence[tuple[str, float | None, Worker]],
     key: Key,
     *,
     verifier: str | None = None,
     say: Callable[[str], None] = lambda _: None,
+    took: Callable[[Judged], None] = lambda _: None,
 ) -> tuple[Judged, ...]:
     """Answer for devices in a verifier's next epoch, all in one slot.
 
@@ -284,15 +299,16 @@ def prove(
         key: signs the claim.
         verifier: public key that the verdicts must be signed with.
         say: told what is going on, in a line.
+        took: told each verdict that came, once all devices are done, and before the error of one that failed is raised.
 
     Raises:
-        MisuseError, FailureError, ForgeryError: as `prover`.
+        MisuseError, FailureError, ForgeryError: as `prover`; the first one, where several devices failed.
     """
     with closing(Line(url)) as line:
-        told = line.get("/epoch", Notice)
+        told = require_notice(line.get("/epoch", Notice))
         if not told.closes_in_s and told.opens_in_s < TIMEOUT_S:
             time.sleep(told.opens_in_s + _AFTER_S)
-            told = line.get("/epoch", Notice)
+            told = require_notice(line.get("/epoch", Notice))
         draft = Claim(
             schema="harness.claim/1",
             provider=key.public_hex,
@@ -301,7 +317,7 @@ def prove(
             devices=tuple(DeviceClaim(uuid=uuid, operations_per_s=rate) for uuid, rate, _ in claims),
             signature=None,
         )
-        session = line.post("/claims", sign_claim(draft, key), Admission).session
+        session = require_session(line.post("/claims", sign_claim(draft, key), Admission))
         say(f"claimed {len(claims)} devices for epoch {told.epoch}, which opens in {told.opens_in_s:.1f} s")
         slot = _started(line, session, told, {uuid for uuid, _, _ in claims})
     say(f"epoch {told.epoch} is open")
@@ -314,18 +330,17 @@ def prove(
             )
             for one in slot.challenges
         ]
+        wait(done)
+        for one in done:
+            if one.exception() is None:
+                took(one.result())
         return tuple(one.result() for one in done)
 
 
 def _started(line: Line, session: str, told: Notice, uuids: set[str]) -> Opened:
     """Wait for the opening; a verifier holds a reply back for a while only, so one that is far off is slept for."""
     time.sleep(max(told.opens_in_s - _EARLY_S, 0.0))
-    slot = line.post(f"/sessions/{session}/start", b"", Opened)
-    asked = {one.device_uuid: one for one in slot.challenges}
-    if asked.keys() != uuids or any(one.params != told.params for one in asked.values()):
-        msg = "the verifier asks for other devices, or for another work, than was announced"
-        raise FailureError(msg)
-    return slot
+    return require_opened(line.post(f"/sessions/{session}/start", b"", Opened), told, uuids)
 
 
 class _Progress:
@@ -362,10 +377,10 @@ class _pinged:  # noqa: N801 - used as a function
                     nonce = codec.decode(data, Ping).nonce if data else ""
                     if nonce is None:
                         return
-                    if nonce:
+                    if HEX32.fullmatch(nonce):
                         line.send(f"{path}/pongs", self._pong(uuid, nonce))
-                except FailureError:
-                    return  # what was not answered is the verifier's to judge
+                except (FailureError, ForgeryError):
+                    self._progress.over.wait(_AGAIN_S)  # a ping that is not fetched is held against the device
 
     def _pong(self, uuid: str, nonce: str) -> Pong:
         step = len(self._progress.roots)

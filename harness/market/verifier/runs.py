@@ -19,16 +19,20 @@ from harness.proof.verifier import Session
 __all__ = ["Heard", "Run", "held_against", "missed", "missing", "next_ping_s", "ping", "pong", "subject"]
 
 
+# A device may work at this many times its average speed, no faster: it may have stood still for half of its time. A start, a stall or a neighbour's
+# load takes less; what takes more misses its bound, too, where the claim is true and the slack is below 2.
+_PACE_MOST = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A pong, and how long it took."""
+    """A ping, and what came back."""
 
-    step: int
-    root: str | None
-    took_s: float
-
-
-_NOTHING = Heard(0, None, float("inf"))  # of a ping that was never answered
+    asked_s: float  # since the opening
+    fetched_after_s: float  # it was due, and nothing else under way
+    step: int = 0
+    root: str | None = None
+    took_s: float = float("inf")  # that of a ping that was never answered
 
 
 @dataclass(slots=True)
@@ -38,17 +42,21 @@ class Run:
     challenge: Challenge
     session: Session
     bound_s: float | None
-    ping_at_s: list[float]
+    opened_at_s: float
+    ping_at_s: list[float]  # those that were not fetched yet
     asked: str | None = None  # the ping that is under way
-    asked_at_s: float = 0.0
+    asked_of: Heard | None = None  # it, without an answer
+    free_at_s: float = 0.0  # when the one before it was answered
     heard: list[Heard] = field(default_factory=list)
     steps: tuple[str, ...] | None = None
     committed_s: float | None = None
     reply: Asked | None = None  # to the newest commitment or scans: who lost it may ask again
-    judging: bool = False
+    arriving: int = 0  # answers that began to arrive in time and have no verdict yet
+    judging: bool = False  # one has arrived
     verdict: Verdict | None = None
     judged: Judged | None = None  # the newest that was told, with its signature
-    others: tuple[str, ...] = ()  # who else claims this device
+    others: tuple[str, ...] = ()  # who else claims this device: the first few
+    others_count: int = 0
 
 
 # --- pings ------------------------------------------------------------------------------------------------------------
@@ -65,10 +73,11 @@ def ping(run: Run, *, at_s: float) -> Ping:
     """Make the ping that is due, to be sent at once: its time runs from here."""
     if run.committed_s is not None or not run.ping_at_s:
         return Ping(nonce=None)
-    run.ping_at_s.pop(0)
-    if run.asked is not None:
-        run.heard.append(_NOTHING)
-    run.asked, run.asked_at_s = secrets.token_hex(32), at_s
+    due_s = max(run.ping_at_s.pop(0), run.free_at_s)
+    if run.asked_of is not None:
+        run.heard.append(run.asked_of)
+    run.asked = secrets.token_hex(32)
+    run.asked_of = Heard(asked_s=at_s - run.opened_at_s, fetched_after_s=at_s - due_s)
     return Ping(nonce=run.asked)
 
 
@@ -78,7 +87,8 @@ def pong(run: Run, said: Pong, *, at_s: float) -> None:
     Raises:
         MisuseError: it answers no ping of this device, or its provider did not sign it.
     """
-    if run.asked is None or said.nonce != run.asked:
+    asked = run.asked_of
+    if asked is None or said.nonce != run.asked:
         msg = "this answers no ping that is under way"
         raise MisuseError(msg)
     if said.root is not None and not HEX32.fullmatch(said.root):
@@ -91,8 +101,9 @@ def pong(run: Run, said: Pong, *, at_s: float) -> None:
     if not is_signed_by(run.challenge.provider, digest, said.signature, domain=PONG):
         msg = "the pong is not signed by the provider"
         raise MisuseError(msg)
-    run.heard.append(Heard(said.step, said.root, at_s - run.asked_at_s))
-    run.asked = None
+    took_s = at_s - run.opened_at_s - asked.asked_s
+    run.heard.append(replace(asked, step=said.step, root=said.root, took_s=took_s))
+    run.asked, run.asked_of, run.free_at_s = None, None, at_s
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -130,13 +141,20 @@ def held_against(run: Run, found: Verdict, *, ping_most_s: float) -> Verdict:
 
 
 def _with(found: Verdict, faults: tuple[Fault, ...], run: Run) -> Verdict:
-    doubts = tuple(f"whose device it is: {other} claims it, too" for other in run.others)
     return replace(
         found,
         accepted=found.accepted and not faults,
         faults=(*found.faults, *faults),
-        not_proven=(*found.not_proven, *doubts),
+        not_proven=(*found.not_proven, *_doubts(run)),
     )
+
+
+def _doubts(run: Run) -> Iterator[str]:
+    yield from (f"whose device it is: {other} claims it, too" for other in run.others)
+    if run.others_count > len(run.others):
+        yield f"whose device it is: {run.others_count - len(run.others)} more claim it, too"
+    if run.ping_at_s and not run.heard and run.committed_s is not None:
+        yield "that the work was done where pings are answered: none was asked while it went on"
 
 
 def _late(run: Run) -> Iterator[Fault]:
@@ -146,21 +164,48 @@ def _late(run: Run) -> Iterator[Fault]:
 
 
 def _pinged(run: Run, most_s: float) -> Iterator[Fault]:
-    """Hold the pongs to the commitment and to the clock."""
-    heard = [*run.heard, *([_NOTHING] if run.asked else [])]
+    """Hold the pings to the clock, and the pongs to the commitment and to the time that the work took."""
+    for due_s in run.ping_at_s:
+        if due_s + most_s < run.opened_at_s + (run.committed_s or 0.0):
+            what = f"the ping that was due {due_s - run.opened_at_s:.3f} s after the opening was never fetched"
+            yield Fault(path="$.pongs", what=what)
+    heard = [*run.heard, *([run.asked_of] if run.asked_of else [])]
     if not heard:
         return
     if run.steps is None or _top_root(run.steps, challenge.seed(run.challenge)) != run.session.root:
         what = "the roots of the steps, to hold the pongs against, do not lead to the commitment"
         yield Fault(path="$.steps", what=what)
         return
-    shortest_s = min(one.took_s for one in heard)
+    before = 0
     for at, one in enumerate(heard):
-        path = f"$.pongs[{at}]"
-        if one.step and one.root != run.steps[one.step - 1]:
-            yield Fault(path=path, what=f"signed another root of step {one.step} than was committed")
-        elif one.took_s - shortest_s > most_s or one.took_s == float("inf"):
-            yield Fault(path=path, what=f"took {one.took_s:.3f} s, {most_s:.3f} above the shortest are allowed")
+        if wrong := _wrong(run, run.steps, one, before, most_s):
+            yield Fault(path=f"$.pongs[{at}]", what=wrong)
+        before = one.step
+
+
+def _wrong(run: Run, roots: tuple[str, ...], one: Heard, before: int, most_s: float) -> str | None:
+    """Say what is wrong with a ping and its pong; `before` is the step of the one before."""
+    if one.step and one.root != roots[one.step - 1]:
+        return f"signed another root of step {one.step} than was committed"
+    if one.fetched_after_s > most_s:
+        return f"was fetched {one.fetched_after_s:.3f} s after it was due; {most_s:.3f} are allowed"
+    if one.took_s > most_s:
+        return f"took {one.took_s:.3f} s; {most_s:.3f} are allowed"
+    if one.step < before:
+        return f"step {one.step} comes after step {before}"
+    least = _least_step(one.asked_s, run.committed_s or 0.0, len(roots))
+    if one.step < least:
+        return f"step {one.step} of {len(roots)} after {one.asked_s:.3f} of {run.committed_s:.3f} s: at least {least:.1f} are done by then"
+    return None
+
+
+def _least_step(asked_s: float, committed_s: float, steps: int) -> float:
+    """Return how many steps are done at a time at least, since the rest was done by the commitment at `_PACE_MOST` times the average or slower.
+
+    One less, as the step that is under way does not count.
+    """
+    left_s = max(committed_s - asked_s, 0.0)
+    return steps * (1 - _PACE_MOST * left_s / committed_s) - 1 if committed_s > 0 else 0.0
 
 
 def _top_root(roots: tuple[str, ...], seed: bytes) -> str:

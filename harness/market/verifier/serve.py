@@ -1,4 +1,6 @@
-"""The verifier as a server: `Desk` behind HTTP, with the clock read when the last byte of a message has arrived. The door to Starlette.
+"""The verifier as a server: `Desk` behind HTTP. The door to Starlette.
+
+The clock is read when the last byte of a message has arrived; of a transcript, when its head has.
 
     GET  /epoch                          the next opening
     POST /claims                         a provider with all its devices
@@ -12,7 +14,7 @@
     GET  /epochs/NUMBER                  what came of it
 
 Promised: no body is read beyond what its place may hold, or for longer than it may take; openings go to a file, so that memory is bounded;
-nothing heavy runs while a device is being timed.
+nothing is judged while a device is being timed, and what is long is decoded and told beside the loop that takes commitments.
 Not promised: secrecy. The name of a session is a password: over a network that others can listen to, put TLS in front.
 """
 
@@ -45,7 +47,8 @@ T = TypeVar("T")
 Handler = Callable[["Request"], Awaitable["Response"]]
 
 _MESSAGE_MOST_BYTES = 64 << 10
-_STEPS_MOST_BYTES = 5 << 20  # 65,536 roots
+_STEP_BYTES, _NAMES_BYTES = 68, 1024  # of a root in JSON, and of all that stands around the roots
+_AT_ONCE_BYTES = 16 << 10  # a longer message is decoded beside the loop, so that it makes nobody's commitment late
 _TRANSCRIPT_MOST_BYTES = 256 << 10
 _MESSAGE_S = 10.0  # for the whole body of a message
 _OPENINGS_S = 120.0
@@ -53,7 +56,7 @@ _HOLD_S = 20.0  # the longest that a reply is held back; then the prover asks ag
 _POLL_S = 0.02
 _CALM_S = 30.0  # that a verdict waits for others to be done: who claims next to nothing could hold it up for long
 _UPLOADS_MOST = 4  # at a time; what is beyond waits
-_IN_MEMORY_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 64 << 10  # of each answer: as many as there are devices may wait for their verdict
 _HEAD_S = 10.0  # from a connection to its first request
 _IDLE_S = 150  # between two
 
@@ -123,7 +126,7 @@ def verifier(  # noqa: PLR0913 - it mirrors the command
         valid_for_s: after an opening when answers end.
         slack: by how much longer than claimed a device may take.
         pings: to each device, during its work.
-        ping_most_s: a ping may take so long above the shortest.
+        ping_most_s: a ping may be fetched so late, and may take so long there and back.
         providers: public keys that may claim; none means anybody.
         key: file of the key to sign verdicts with; without one they are nobody's word.
         started: told the URL once somebody may connect.
@@ -173,6 +176,13 @@ class _Counter:
         self, desk: Desk, clock: Callable[[], float], uploads: asyncio.Semaphore, judging: asyncio.Semaphore
     ) -> None:
         self._desk, self._clock, self._uploads, self._judging = desk, clock, uploads, judging
+        self._telling = asyncio.Lock()
+
+    def _session(self, request: Request) -> str:
+        """Return the name of a session that there is, before a byte of what was sent to it is read."""
+        session: str = request.path_params["session"]
+        self._desk.require(session)
+        return session
 
     async def epoch(self, _: Request) -> object:
         return self._desk.notice()
@@ -181,7 +191,7 @@ class _Counter:
         return self._desk.claim(await _message(request, Claim))
 
     async def start(self, request: Request) -> object:
-        session = request.path_params["session"]
+        session = self._session(request)
         wait_s = min(self._desk.opens_in_s(session), _HOLD_S)
         if wait_s > 0:
             await asyncio.sleep(wait_s)
@@ -190,15 +200,17 @@ class _Counter:
         return self._desk.open(session)
 
     async def commitments(self, request: Request) -> object:
+        session = self._session(request)
         said, at_s = await self._timed(request, Commitment)
-        return self._desk.commit(request.path_params["session"], said, at_s=at_s)
+        return self._desk.commit(session, said, at_s=at_s)
 
     async def scans(self, request: Request) -> object:
+        session = self._session(request)
         said, at_s = await self._timed(request, Scans)
-        return self._desk.scan(request.path_params["session"], said, at_s=at_s)
+        return self._desk.scan(session, said, at_s=at_s)
 
     async def pings(self, request: Request) -> object:
-        session = request.path_params["session"]
+        session = self._session(request)
         device = (await _message(request, Wait)).device_uuid
         until_s = self._clock() + _HOLD_S
         while (due_s := self._desk.next_ping_s(session, device)) is not None and due_s > 0:
@@ -208,42 +220,51 @@ class _Counter:
         return self._desk.ping(session, device)
 
     async def pongs(self, request: Request) -> object:
+        session = self._session(request)
         said, at_s = await self._timed(request, Pong)
-        self._desk.pong(request.path_params["session"], said, at_s=at_s)
+        self._desk.pong(session, said, at_s=at_s)
         return None
 
     async def steps(self, request: Request) -> object:
-        said = await _message(request, Steps, _STEPS_MOST_BYTES)
-        self._desk.take_steps(request.path_params["session"], said)
+        session = self._session(request)
+        said = await _message(request, Steps, _NAMES_BYTES + _STEP_BYTES * self._desk.steps)
+        self._desk.take_steps(session, said)
         return None
 
     async def transcripts(self, request: Request) -> object:
-        session, device = request.path_params["session"], request.path_params["device"]
+        session, device = self._session(request), request.path_params["device"]
+        began_s = self._clock()  # by which it is late or not: what it then waits for is our doing
         most = self._desk.openings_bytes(session, device) + _TRANSCRIPT_MOST_BYTES
-        async with self._uploads:
-            with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file:
+        with (
+            self._desk.arriving(session, device, at_s=began_s),
+            tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as file,
+        ):
+            async with self._uploads:
                 async for piece in _body(request, most, _OPENINGS_S):
                     file.write(piece)
-                at_s = self._clock()
-                file.seek(0)
-                said, openings = files.open_file(file)
-                while self._desk.timing() and self._clock() - at_s < _CALM_S:  # noqa: ASYNC110 - time ends it
-                    await asyncio.sleep(_POLL_S)
-                async with self._judging:
-                    return await asyncio.to_thread(self._desk.judge, session, device, said, openings, at_s=at_s)
+            file.seek(0)
+            said, openings = await asyncio.to_thread(files.open_file, file)
+            judge = self._desk.answered(session, device, said, openings, at_s=began_s)
+            until_s = self._clock() + _CALM_S
+            while self._desk.timing() and self._clock() < until_s:  # noqa: ASYNC110 - time ends it
+                await asyncio.sleep(_POLL_S)
+            async with self._judging:
+                return await asyncio.to_thread(judge)
 
     async def _timed(self, request: Request, kind: type[T]) -> tuple[T, float]:
         """Return a message, and when its last byte had come."""
         data = await _whole(request, _MESSAGE_MOST_BYTES)
         at_s = self._clock()
-        return codec.decode(data, kind), at_s
+        return await _decoded(data, kind), at_s
 
     async def results(self, request: Request) -> object:
-        return self._desk.results(request.path_params["number"])
+        epoch = self._desk.opened(request.path_params["number"])
+        async with self._telling:  # one at a time, and beside the loop: signing and encoding thousands takes seconds
+            return await asyncio.to_thread(self._desk.teller.encoded, epoch)
 
 
 def _answering(ask: Callable[[Request], Awaitable[object]]) -> Handler:
-    """Make a handler of what returns a record, or nothing, or raises."""
+    """Make a handler of what returns a record, or one that was encoded, or nothing, or raises."""
 
     async def handle(request: Request) -> Response:
         from starlette.requests import ClientDisconnect
@@ -257,7 +278,8 @@ def _answering(ask: Callable[[Request], Awaitable[object]]) -> Handler:
             return Response(status_code=400)  # nobody reads it
         if record is None:
             return Response(status_code=204)
-        return Response(codec.encode(record), media_type="application/json")
+        data = record if isinstance(record, bytes) else codec.encode(record)
+        return Response(data, media_type="application/json")
 
     return handle
 
@@ -268,7 +290,13 @@ def _status(err: HarnessError) -> int:
 
 
 async def _message(request: Request, kind: type[T], most_bytes: int = _MESSAGE_MOST_BYTES) -> T:
-    return codec.decode(await _whole(request, most_bytes), kind)
+    return await _decoded(await _whole(request, most_bytes), kind)
+
+
+async def _decoded(data: bytes, kind: type[T]) -> T:
+    if len(data) <= _AT_ONCE_BYTES:
+        return codec.decode(data, kind)
+    return await asyncio.to_thread(codec.decode, data, kind)
 
 
 async def _whole(request: Request, most_bytes: int) -> bytes:
