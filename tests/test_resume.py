@@ -140,7 +140,7 @@ def test_a_resumed_run_measures_the_rest_and_nothing_twice(killed: Killed, tmp_p
     assert again.returncode == 2
     assert "is complete: there is nothing to resume" in again.stderr
 
-    second = killed.harness("run", "launch", "--device", "cpu", "--out", tmp_path)
+    second = killed.harness("run", "launch", "--device", "cpu", "--out", tmp_path, "--key", killed.key)
     assert second.returncode == 0, second.stderr
     (newer,) = set(tmp_path.iterdir()) - {final}
     assert read(newer).previous == after.seal.digest
