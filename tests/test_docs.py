@@ -102,3 +102,14 @@ def test_relative_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), ROOT / "results" / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_run_that_the_readme_shows_is_of_todays_plan() -> None:
+    from harness.cluster.plan import plan
+    from harness.model import Device
+
+    cpu = Device(uuid="CPU-1", name="a CPU", kind="cpu", selector="cpu", sensors={}, thread_count=2)
+    shown = README.split("at the time of writing:")[1].split("report results/")[0]
+    _, _, rows = shown.partition("benchmark  parameters")
+    named = {line.split()[0] for line in rows.splitlines() if re.match(r"    [a-z]\w+ +\w+=", line)}
+    assert named == {job.benchmark for job in plan((cpu,), (), "quick", "00")}
