@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from harness import codec
 from harness.errors import FailureError, MisuseError
+from harness.market.offers.urls import is_root
 
 __all__ = ["TIMEOUT_S", "Line"]
 
@@ -28,13 +29,13 @@ class Line:
         Raises:
             MisuseError: the URL is none of HTTP.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        if not is_root(url):
             msg = f"{url!r} is not the URL of a verifier, such as http://127.0.0.1:8440"
             raise MisuseError(msg)
+        parts = urlsplit(url)
         make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._timeout_s = timeout_s
-        self._connection = make(parts.hostname, parts.port, timeout=timeout_s)
+        self._connection = make(parts.hostname or "", parts.port, timeout=timeout_s)
         self._root = parts.path.rstrip("/")
 
     def close(self) -> None:
