@@ -536,7 +536,9 @@ def test_scans_have_a_clock_of_their_own() -> None:
     assert verdict.work.least_read_bytes_per_s == pytest.approx(2 * 8 * 64**2 / 0.25 * 0.1 ** (1 / 4))
 
 
-@pytest.mark.parametrize("url", ["ftp://here", "http://", "http://[", "http://here:port", "here:8440", "http://here/?x=1"])
+@pytest.mark.parametrize(
+    "url", ["ftp://here", "http://", "http://[", "http://here:port", "here:8440", "http://here/?x=1"]
+)
 def test_a_url_that_is_no_verifiers_is_misuse(url: str) -> None:
     with pytest.raises(MisuseError, match="is not the URL of a verifier, such as"):
         Line(url)
