@@ -137,6 +137,8 @@ def test_a_session_runs_once_from_issue_to_verdict() -> None:
     work = verdict.work
     assert work is not None
     assert work.wall_s == 2.0
+    assert "at least 243.6 k of 262.1 k operations (int8, n = 32, 4 steps)" in verdict.proven[0]
+    assert "at least 121.8 k operations/s, at most 174.8 k, in 2 s by the verifier's clock" in verdict.proven[-2]
     false = 1 - 0.1 ** (1 / 64)
     assert work.least_operations_per_s == pytest.approx(2 * 32**3 * 4 * (1 - 2 * false) / 2.0)
     assert work.most_operations_per_s == pytest.approx(2 * 32**3 * 4 / 1.5)

@@ -29,6 +29,7 @@ from harness.proof import bounds, bundle, challenge
 from harness.proof.signing import HEX32
 from harness.proof.task import Task, kept_fraction, operations
 from harness.proof.transcript import Openings, is_signed
+from harness.units import Quantity, engineering
 
 if TYPE_CHECKING:
     from harness.proof.rows import Opened
@@ -341,20 +342,26 @@ def _proven(transcript: Transcript, work: ProvenWork, clocked: Clocked | None) -
     task = challenge.task(transcript.challenge)
     sure = f"with {work.confidence_fraction:.0%} confidence"
     yield (
-        f"{sure}, at least {work.least_operations_count / 1e12:.6g} of {work.operations_count / 1e12:.6g} T operations ({task.mode}, "
+        f"{sure}, at least {_told(work.least_operations_count)} of {_told(work.operations_count)} operations ({task.mode}, "
         f"n = {task.n}, {task.steps} steps) were done for this challenge: {task.openings} rows were opened, and who left out more than "
         f"{work.skipped_most_fraction:.2%} is caught"
     )
     if transcript.signature:
         yield f"answered by the owner of key {transcript.public_key}"
     if work.least_operations_per_s and clocked:
-        most = f", at most {work.most_operations_per_s / 1e12:.6g}" if work.most_operations_per_s else ""
-        yield f"{sure}, at least {work.least_operations_per_s / 1e12:.6g} T operations/s{most}, in {clocked.wall_s:.6g} s by the verifier's clock"
+        most = f", at most {_told(work.most_operations_per_s)}" if work.most_operations_per_s else ""
+        yield f"{sure}, at least {_told(work.least_operations_per_s)} operations/s{most}, in {clocked.wall_s:.6g} s by the verifier's clock"
     if work.least_read_bytes_per_s:
         yield (
             f"{sure}, {(work.resident_bytes or 0) / 2**30:.6g} GiB lay in the device's memory and were read at {work.least_read_bytes_per_s / 1e9:.6g} GB/s, "
             f"if no link from elsewhere is faster than {clocked.link_bytes_per_s / 1e9 if clocked else 0:.6g} GB/s and the device worked as fast as it can"
         )
+
+
+def _told(count: float) -> str:
+    """Return a count with four digits and its prefix: 835.4 M."""
+    shown = engineering(Quantity(count, ""))
+    return f"{shown.value:.4g} {shown.unit}".strip()
 
 
 def _not_proven(transcript: Transcript, clocked: Clocked | None) -> Iterator[str]:
