@@ -31,7 +31,7 @@ def challenge() -> None:
 @click.option("--mode", default="int8", show_default=True, help="int8, float16, bfloat16, float32 or float64.")
 @click.option("--n", type=int, help="The matrices are n x n, a multiple of 16; 512 for a CPU, 16384 for a GPU.")
 @click.option("--steps", default=8, show_default=True, help="Products, each of the state before.")
-@click.option("--openings", default=128, show_default=True, help="Rows that are looked at.")
+@click.option("--openings", default=512, show_default=True, help="Rows that are looked at.")
 @click.option("--scans", default=0, show_default=True, help="Times that all states are read again.")
 @click.option("--beacon", help="A public random value of this moment, such as a drand round's.")
 @click.option("--epoch", default=0, show_default=True, help="Number of the period.")
